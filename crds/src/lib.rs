@@ -1,0 +1,54 @@
+//! The Kubernetes API of Kvmoor: the group `kvmoor.dev/v1alpha1`.
+//!
+//! One file a kind. Beside the types stand what every writer and reader of them must agree on: the names that
+//! derive from an object ([`names`]), the conditions ([`conditions`]) and the reading of quantities ([`quantity`]).
+//! The binary `crdgen` writes the CustomResourceDefinitions from these types; a test compares what is checked in.
+
+// The repetitions are those of `printcolumn(type_ = …)`, which clippy takes for one attribute.
+#![allow(clippy::duplicated_attributes)]
+
+pub mod client;
+pub mod conditions;
+mod host;
+mod image;
+pub mod names;
+pub mod quantity;
+mod quota;
+mod restore;
+mod snapshot;
+mod user;
+mod virtual_machine;
+pub mod yaml;
+
+pub use host::{Host, HostAddress, HostImage, HostResources, HostSpec, HostStatus, HostVersions, VirtType};
+pub use image::{Image, ImageFormat, ImageSpec, ImageStatus};
+pub use quota::{Quota, QuotaSpec, QuotaStatus, QuotaUsed};
+pub use restore::{RestorePhase, VirtualMachineRestore, VirtualMachineRestoreSpec, VirtualMachineRestoreStatus};
+pub use snapshot::{SnapshotPhase, VirtualMachineSnapshot, VirtualMachineSnapshotSpec, VirtualMachineSnapshotStatus};
+pub use user::{SecretReference, User, UserRole, UserSpec, UserStatus};
+pub use virtual_machine::{
+    Address, AddressType, AdmittedResources, CloudInit, ExtraDisk, Firmware, Network, NetworkType, Phase,
+    PhaseTransition, PowerState, Requests, ResourcesInForce, RestartPolicy, RootDisk, VirtualMachine,
+    VirtualMachineSpec, VirtualMachineStatus,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+/// The API group of every kind here.
+pub const GROUP: &str = "kvmoor.dev";
+/// The served and stored version.
+pub const VERSION: &str = "v1alpha1";
+
+/// All CustomResourceDefinitions, in the order in which they are best applied.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    vec![
+        VirtualMachine::crd(),
+        VirtualMachineSnapshot::crd(),
+        VirtualMachineRestore::crd(),
+        Quota::crd(),
+        User::crd(),
+        Image::crd(),
+        Host::crd(),
+    ]
+}

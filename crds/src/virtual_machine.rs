@@ -1,0 +1,379 @@
+//! VirtualMachine: what a user asks for and what the host reports.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::quantity_schema;
+
+/// A virtual machine on one of the cluster's KVM hosts.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "kvmoor.dev",
+    version = "v1alpha1",
+    kind = "VirtualMachine",
+    plural = "virtualmachines",
+    shortname = "kvm",
+    category = "kvmoor",
+    namespaced,
+    status = "VirtualMachineStatus",
+    derive = "PartialEq",
+    selectable = ".spec.nodeName",
+    doc = "A virtual machine on one of the cluster's KVM hosts.",
+    validation = Rule::new("self.metadata.name.size() <= 63")
+        .message("the name is the guest's host name too: use at most 63 characters"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "IP", type_ = "string", json_path = ".status.addresses[0].address"),
+    printcolumn(name = "CPU", type_ = "integer", json_path = ".spec.cpu"),
+    printcolumn(name = "Mem", type_ = "string", json_path = ".spec.memory"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.osType) == has(oldSelf.osType) && (!has(self.osType) || self.osType == oldSelf.osType)")
+        .message("osType cannot change: the disk was made from it; create another virtual machine"),
+    validation = Rule::new("has(self.disk) == has(oldSelf.disk) && (!has(self.disk) || self.disk == oldSelf.disk)")
+        .message("disk cannot change after creation"),
+    validation = Rule::new("self.disks == oldSelf.disks").message("disks cannot change after creation"),
+    validation = Rule::new("self.networks == oldSelf.networks").message("networks cannot change after creation"),
+    validation = Rule::new("self.firmware == oldSelf.firmware").message("firmware cannot change after creation"),
+    validation = Rule::new("!has(oldSelf.nodeName) || has(self.nodeName) && self.nodeName == oldSelf.nodeName")
+        .message("nodeName cannot change once set: the disks are on that host")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineSpec {
+    /// Name for people, free text. The object's name stands where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')").message("displayName must not hold control characters"))]
+    pub display_name: Option<String>,
+
+    /// Number of virtual CPUs.
+    #[schemars(range(min = 1, max = 512))]
+    pub cpu: i32,
+
+    /// Memory of the guest, such as 512Mi or 2Gi; at least 16Mi, at most 16Ti. Rounded up to whole MiB.
+    #[schemars(schema_with = "quantity_schema")]
+    #[x_kube(
+        validation = Rule::new("isQuantity(self)").message("memory must be a quantity such as 512Mi"),
+        validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('16Mi')) >= 0").message("memory must be at least 16Mi"),
+        validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('16Ti')) <= 0").message("memory must be at most 16Ti")
+    )]
+    pub memory: Quantity,
+
+    /// Name of the Image that the root disk starts from. Where there is no such Image, the root disk is blank and a condition says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub os_type: Option<String>,
+
+    /// The root disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<RootDisk>,
+
+    /// More disks, blank at first, in the order in which the guest sees them.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub disks: Vec<ExtraDisk>,
+
+    /// Network interfaces, in the order in which the guest sees them.
+    #[serde(default = "default_networks")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub networks: Vec<Network>,
+
+    /// What the guest's cloud-init reads at first boot (NoCloud seed).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<CloudInit>,
+
+    /// Firmware of the guest.
+    #[serde(default)]
+    pub firmware: Firmware,
+
+    /// The power state to bring about.
+    #[serde(default)]
+    pub power_state: PowerState,
+
+    /// What to do when the guest goes off by itself while powerState asks for more.
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+
+    /// Seconds a guest has to shut down after the ACPI power button was pressed, before it is turned off.
+    #[serde(default = "default_grace")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub termination_grace_period_seconds: i64,
+
+    /// Counters of things to do once: raise one to ask for it.
+    #[serde(default)]
+    pub requests: Requests,
+
+    /// The host that runs the virtual machine. Written by the cluster controller only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: Option<String>,
+
+    /// Labels that the host's Node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+}
+
+fn default_networks() -> Vec<Network> {
+    vec![Network { name: "default".to_owned(), type_: NetworkType::Nat }]
+}
+
+fn default_grace() -> i64 {
+    30
+}
+
+/// The root disk of a virtual machine.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RootDisk {
+    /// Size as the guest sees it, such as 20Gi; the image's own size where the image is larger, 10Gi where it is missing. At most 64Ti.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::quantity::optional_quantity_schema")]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Ti')) <= 0").message("size must be a quantity from 1Mi to 64Ti"))]
+    pub size: Option<Quantity>,
+}
+
+/// A disk beside the root disk.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExtraDisk {
+    /// Name of the disk, unique in the virtual machine; the guest sees its first 20 characters as the serial number.
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Size as the guest sees it, such as 20Gi. At most 64Ti.
+    #[schemars(schema_with = "quantity_schema")]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Ti')) <= 0").message("size must be a quantity from 1Mi to 64Ti"))]
+    pub size: Quantity,
+}
+
+/// A network interface of a virtual machine.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// Name of the interface, unique in the virtual machine; its MAC address derives from it.
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// What the interface is connected to.
+    #[serde(rename = "type", default)]
+    pub type_: NetworkType,
+}
+
+/// What a network interface is connected to.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkType {
+    /// The host's NAT network: the guest gets its address by DHCP and reaches out through the host.
+    #[default]
+    Nat,
+}
+
+/// What cloud-init in the guest reads at first boot.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct CloudInit {
+    /// Public keys that may log in, in the format of OpenSSH's authorized_keys.
+    #[serde(default)]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 8192)))]
+    pub ssh_authorized_keys: Vec<String>,
+}
+
+/// Firmware of a guest.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Firmware {
+    /// The PC's classic BIOS (SeaBIOS).
+    #[default]
+    Bios,
+    /// UEFI without Secure Boot (edk2), where the host has it.
+    Uefi,
+}
+
+/// The power state that a user wants.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PowerState {
+    /// Powered on, CPUs running.
+    #[default]
+    Running,
+    /// Powered off: the ACPI power button first, the plug after the grace period.
+    Stopped,
+    /// Powered on, CPUs halted.
+    Paused,
+}
+
+/// What to do when the guest goes off by itself.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RestartPolicy {
+    /// Start it again, whatever the reason.
+    Always,
+    /// Start it again after a crash, with growing delays; leave it off when the guest powered itself off.
+    #[default]
+    OnFailure,
+    /// Leave it off.
+    Never,
+}
+
+/// Counters of things to do once.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Requests {
+    /// Restart: shut down as for Stopped, then start with the present spec. Starts a virtual machine that is off while powerState asks for more.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub restart: i64,
+    /// Reset: as the reset button of a PC. The guest is not asked.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub reset: i64,
+    /// Power off: turn off without asking the guest; set powerState to Stopped too, or the guest is off only for a moment.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub power_off: i64,
+}
+
+/// What is, as the controllers know it.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineStatus {
+    /// Small number of the virtual machine in the REST API; never given twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
+    /// Where the virtual machine is in its life, for people. Programs read the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Why, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Generation of the spec that phase and conditions of the host speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Conditions, by type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// What the quota was charged for; the host gives a virtual machine no more than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted: Option<AdmittedResources>,
+    /// What the running guest has, or the next start gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesInForce>,
+    /// Addresses of the guest; the one to connect to stands first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Address>,
+    /// Requests that were taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
+    /// When the guest was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When each phase was last entered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["phase".into()]))]
+    pub phase_transition_times: Vec<PhaseTransition>,
+}
+
+/// Where a virtual machine is in its life.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Not admitted or not placed yet.
+    Pending,
+    /// The host makes disks and seed.
+    Provisioning,
+    /// The host starts the guest.
+    Starting,
+    /// The guest runs.
+    Running,
+    /// The guest's CPUs are halted.
+    Paused,
+    /// The guest was asked to shut down.
+    Stopping,
+    /// The guest is off.
+    Stopped,
+    /// A snapshot is being restored.
+    Restoring,
+    /// Domain and volumes are being deleted.
+    Deleting,
+    /// It cannot be what was asked; the message says why.
+    Error,
+    /// The host cannot be asked.
+    Unknown,
+}
+
+impl Phase {
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Provisioning => "Provisioning",
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Paused => "Paused",
+            Self::Stopping => "Stopping",
+            Self::Stopped => "Stopped",
+            Self::Restoring => "Restoring",
+            Self::Deleting => "Deleting",
+            Self::Error => "Error",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// What the quota was charged for.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmittedResources {
+    /// Virtual CPUs.
+    pub cpu: i32,
+    /// Memory of the guest.
+    #[schemars(schema_with = "quantity_schema")]
+    pub memory: Quantity,
+    /// Sizes of all disks together.
+    #[schemars(schema_with = "quantity_schema")]
+    pub disk: Quantity,
+}
+
+/// What the guest has.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourcesInForce {
+    /// Virtual CPUs.
+    pub cpu: i32,
+    /// Memory of the guest.
+    #[schemars(schema_with = "quantity_schema")]
+    pub memory: Quantity,
+}
+
+/// An address of the guest.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// What the address is.
+    #[serde(rename = "type")]
+    pub type_: AddressType,
+    /// The address itself.
+    pub address: String,
+}
+
+/// What an address is. The words are Kubernetes' own (NodeAddress) and the Cluster API's.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressType {
+    /// Reachable from the host and its networks.
+    #[serde(rename = "InternalIP")]
+    InternalIp,
+}
+
+/// When a phase was last entered.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PhaseTransition {
+    /// The phase.
+    pub phase: Phase,
+    /// The time.
+    pub time: Time,
+}
