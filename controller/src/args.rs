@@ -1,0 +1,30 @@
+//! The command line. Every flag has an environment variable, for pods.
+
+use clap::{Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+use crate::{cluster, node};
+
+/// Kvmoor's controllers.
+#[derive(Parser, Debug)]
+#[command(version, about)]
+pub struct Args {
+    /// Namespace of Kvmoor's own objects: Leases, Secrets, the default Quota.
+    #[arg(long, global = true, env = "KVMOOR_SYSTEM_NAMESPACE", default_value = "kvmoor-system")]
+    pub system_namespace: String,
+    /// Format of the log on standard error. RUST_LOG says what is logged.
+    #[arg(long, global = true, env = "KVMOOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Which controller to be.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which controller to be.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Ids, quota, placement, users and the liveness of hosts: one leader for the cluster, any number of replicas.
+    Cluster(cluster::Args),
+    /// One KVM host: makes libvirt match the virtual machines that are bound to it.
+    Node(node::Args),
+}

@@ -1,0 +1,170 @@
+//! The cluster controller: everything that needs one mind.
+//!
+//! Any number of replicas run; the holder of the Lease leads, and only it watches anything but the Lease. What it does
+//! stands in four loops, each over its own watches and each the only writer of what it decides:
+//!
+//! | loop | decides | writes |
+//! |---|---|---|
+//! | [`vms`] | ids, admission, placement, finalizers, lost hosts | VirtualMachine |
+//! | [`quotas`] | ids, the default Quota, what is used | Quota |
+//! | [`snapshots`] | ids | VirtualMachineSnapshot |
+//! | [`tenants`] | ids, namespaces and rights of users, the first admin | User, Namespace, RoleBinding, Secret |
+//!
+//! Decisions are pure functions over what a loop has seen and what it has written (its own answers count as seen, so it
+//! never decides on less than it did). Ids may be lost in a crash but are never given twice: see [`ids`].
+
+mod backoff;
+mod ids;
+mod leader;
+mod mirror;
+mod quotas;
+mod resources;
+mod snapshots;
+mod tenants;
+mod vms;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::Client;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::ids::Kind;
+use crate::cluster::ids::marks::Marks;
+use crate::cluster::leader::{Leadership, Settings};
+use crate::cluster::writer::Writer;
+
+/// How long the loops may take to finish the writes under way when the process is told to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Settings of the cluster controller.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Name of this replica in the Lease; unique among those that run. Made up where it is missing.
+    #[arg(long, env = "KVMOOR_IDENTITY")]
+    identity: Option<String>,
+    /// Seconds after which a leader that does not renew its Lease is succeeded.
+    #[arg(long, env = "KVMOOR_LEASE_DURATION_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(3..=300))]
+    lease_duration_seconds: u16,
+    /// How many virtual CPUs a host takes for each CPU of its capacity. Memory is never overcommitted.
+    #[arg(long, env = "KVMOOR_CPU_OVERCOMMIT", default_value_t = 10.0, value_parser = overcommit)]
+    cpu_overcommit: f64,
+}
+
+fn overcommit(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| "write a number such as 10 or 1.5".to_owned())?;
+    if (0.1..=100.0).contains(&factor) { Ok(factor) } else { Err("must be from 0.1 to 100".to_owned()) }
+}
+
+/// Runs one replica until `shutdown`, or until it loses the Lease.
+///
+/// # Errors
+/// When the Lease is lost or a loop fails for good: the process must end, because another replica may lead by then.
+pub async fn run(
+    args: Args,
+    client: Client,
+    system_namespace: String,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Args { identity, lease_duration_seconds, cpu_overcommit } = args;
+    let settings = Settings {
+        identity: identity.unwrap_or_else(made_up_identity),
+        namespace: system_namespace.clone(),
+        duration: Duration::from_secs(lease_duration_seconds.into()),
+    };
+    tracing::info!(identity = %settings.identity, "waiting for the Lease");
+    let Some(leadership) = leader::acquire(client.clone(), settings, &shutdown).await else {
+        return Ok(());
+    };
+    tracing::info!("leading");
+    lead(client, system_namespace, cpu_overcommit, leadership, shutdown).await
+}
+
+async fn lead(
+    client: Client,
+    system_namespace: String,
+    cpu_overcommit: f64,
+    leadership: Leadership,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let writer = Writer::new(client.clone(), leadership.claim());
+    let marks = Arc::new(Marks::new(writer.clone(), system_namespace.clone()));
+    let (usage_tx, usage) = watch::channel(None);
+    let (count_tx, snapshot_count) = watch::channel(None);
+    let vm_gone = Arc::new(Notify::new());
+    // Loops stop on their own token, before the Lease is given back.
+    let stop = CancellationToken::new();
+    let mut loops = JoinSet::new();
+    loops.spawn(vms::run(vms::Context {
+        client: client.clone(),
+        writer: writer.clone(),
+        ids: ids::Source::load(Kind::VirtualMachine, marks.clone()).await.context("cannot read the ids")?,
+        system_namespace: system_namespace.clone(),
+        cpu_overcommit,
+        usage: usage_tx,
+        gone: vm_gone.clone(),
+        stop: stop.clone(),
+    }));
+    loops.spawn(quotas::run(quotas::Context {
+        client: client.clone(),
+        writer: writer.clone(),
+        ids: ids::Source::load(Kind::Quota, marks.clone()).await.context("cannot read the ids")?,
+        system_namespace: system_namespace.clone(),
+        usage,
+        snapshots: snapshot_count,
+        stop: stop.clone(),
+    }));
+    loops.spawn(snapshots::run(snapshots::Context {
+        client: client.clone(),
+        writer: writer.clone(),
+        ids: ids::Source::load(Kind::VirtualMachineSnapshot, marks.clone()).await.context("cannot read the ids")?,
+        count: count_tx,
+        stop: stop.clone(),
+    }));
+    loops.spawn(tenants::run(tenants::Context {
+        client,
+        writer,
+        ids: ids::Source::load(Kind::User, marks).await.context("cannot read the ids")?,
+        system_namespace,
+        vm_gone,
+        stop: stop.clone(),
+    }));
+    let (renewal, lost) = leadership.keep();
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        error = lost => Err(error),
+        ended = loops.join_next() => Err(loop_ended(ended)),
+    };
+    stop.cancel();
+    if outcome.is_err() {
+        // Another replica may lead already: nothing is finished, nothing is given back.
+        loops.abort_all();
+        return outcome;
+    }
+    let finished = tokio::time::timeout(STOP_DEADLINE, async { while loops.join_next().await.is_some() {} }).await;
+    if finished.is_err() {
+        tracing::warn!("writes under way did not end in time");
+        loops.abort_all();
+    }
+    renewal.release().await;
+    Ok(())
+}
+
+fn loop_ended(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok(Err(error))) => error,
+        Some(Err(error)) => anyhow::Error::new(error).context("a loop died"),
+        Some(Ok(Ok(()))) | None => anyhow::anyhow!("a loop ended though nobody asked it to"),
+    }
+}
+
+/// Host name, process id and a random part: two replicas never share it, not even after a restart.
+fn made_up_identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let random: u32 = rand::random();
+    format!("{}-{}-{random:08x}", host.trim(), std::process::id())
+}

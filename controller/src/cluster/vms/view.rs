@@ -1,0 +1,155 @@
+//! What the cluster controller reads from a VirtualMachine, worked out once when it changes.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
+use kube::ResourceExt as _;
+use kvmoor_crds::quantity::{self, MIB, QuantityError};
+use kvmoor_crds::{VirtualMachine, VirtualMachineSpec, conditions, names};
+
+use crate::cluster::mirror::View;
+use crate::cluster::resources::Resources;
+
+/// Size of a root disk that has none in its spec.
+const DEFAULT_ROOT_DISK: u64 = 10 << 30;
+
+/// A virtual machine.
+#[derive(Debug)]
+pub struct Vm {
+    /// The object, without managedFields.
+    pub object: VirtualMachine,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub version: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.creationTimestamp`.
+    pub created: Timestamp,
+    /// What the spec asks for, or why that cannot be read.
+    pub requested: Result<Request, QuantityError>,
+    /// What the quota was charged for.
+    pub admitted: Option<Resources>,
+    /// The first generation known to ask for these resources. An `Admitted` condition that is older speaks of another
+    /// request, even if for the same amounts.
+    pub requested_since: i64,
+    /// Whether phase, message and Ready in the object were written by the cluster controller.
+    pub owns_phase: bool,
+}
+
+/// What a spec asks for. The root disk's size depends on its image, which may become known later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Virtual CPUs.
+    pub cpu: u64,
+    /// Memory, in bytes, whole MiB.
+    pub memory: u64,
+    /// Least size of the root disk, in bytes.
+    root_disk: u64,
+    /// Sizes of the other disks together, in bytes.
+    other_disks: u64,
+}
+
+impl Request {
+    fn of(spec: &VirtualMachineSpec) -> Result<Self, QuantityError> {
+        let size = spec.disk.as_ref().and_then(|disk| disk.size.as_ref());
+        let mut other_disks = 0_u64;
+        for disk in &spec.disks {
+            other_disks = other_disks.saturating_add(quantity::bytes(&disk.size)?);
+        }
+        Ok(Self {
+            cpu: u64::try_from(spec.cpu).unwrap_or(0),
+            memory: quantity::bytes(&spec.memory)?.div_ceil(MIB).saturating_mul(MIB),
+            root_disk: size.map_or(Ok(DEFAULT_ROOT_DISK), quantity::bytes)?,
+            other_disks,
+        })
+    }
+
+    /// The whole request, given the size of the image's disk in bytes (0 where there is no image).
+    pub fn with_image(self, image: u64) -> Resources {
+        let disk = self.root_disk.max(image).saturating_add(self.other_disks);
+        Resources { cpu: self.cpu, memory: self.memory, disk }
+    }
+}
+
+impl View<VirtualMachine> for Vm {
+    fn of(mut object: VirtualMachine, previous: Option<&Self>) -> Self {
+        let owns_phase = object.metadata.managed_fields.take().is_some_and(|entries| owns_phase(&entries));
+        let requested = Request::of(&object.spec);
+        let generation = object.metadata.generation.unwrap_or(0);
+        let requested_since = match previous {
+            Some(previous) if previous.requested == requested => previous.requested_since,
+            Some(_) => generation,
+            None => 0,
+        };
+        Self {
+            uid: object.uid().unwrap_or_default(),
+            version: object.resource_version().unwrap_or_default(),
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            created: object.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            requested,
+            admitted: admitted(&object),
+            requested_since,
+            owns_phase,
+            object,
+        }
+    }
+}
+
+impl Vm {
+    /// `status.id`.
+    pub fn id(&self) -> Option<i64> {
+        self.object.status.as_ref().and_then(|status| status.id)
+    }
+
+    /// `spec.nodeName`.
+    pub fn node(&self) -> Option<&str> {
+        self.object.spec.node_name.as_deref()
+    }
+
+    /// `metadata.generation`.
+    pub fn generation(&self) -> i64 {
+        self.object.metadata.generation.unwrap_or(0)
+    }
+
+    /// Whether it is being deleted.
+    pub fn is_deleting(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether it has our finalizer.
+    pub fn has_finalizer(&self) -> bool {
+        self.object.finalizers().iter().any(|finalizer| finalizer == names::VM_FINALIZER)
+    }
+
+    /// `status.conditions`.
+    pub fn conditions(&self) -> &[Condition] {
+        self.object.status.as_ref().map_or(&[], |status| status.conditions.as_slice())
+    }
+
+    /// The condition of that type.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        conditions::find(self.conditions(), type_)
+    }
+}
+
+fn admitted(object: &VirtualMachine) -> Option<Resources> {
+    let admitted = object.status.as_ref()?.admitted.as_ref()?;
+    // Only this controller writes it. What it did not write is charged as far as it can be read.
+    Some(Resources {
+        cpu: u64::try_from(admitted.cpu).unwrap_or(0),
+        memory: quantity::bytes(&admitted.memory).unwrap_or(0),
+        disk: quantity::bytes(&admitted.disk).unwrap_or(0),
+    })
+}
+
+fn owns_phase(entries: &[ManagedFieldsEntry]) -> bool {
+    entries
+        .iter()
+        .filter(|entry| entry.manager.as_deref() == Some(names::CLUSTER_MANAGER))
+        .filter(|entry| entry.subresource.as_deref() == Some("status"))
+        .filter_map(|entry| entry.fields_v1.as_ref())
+        .any(|fields| fields.0.pointer("/f:status/f:phase").is_some())
+}

@@ -1,0 +1,41 @@
+//! Kvmoor's controllers: `cluster` is everything that needs one mind, `node` is one KVM host.
+
+mod args;
+mod cluster;
+mod fault;
+mod node;
+mod telemetry;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Args, Command};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Args { system_namespace, log_format, command } = Args::parse();
+    telemetry::init(log_format).map_err(anyhow::Error::from_boxed).context("cannot set up logging")?;
+    let client = kvmoor_crds::client::connect(kvmoor_crds::client::DEADLINE).await?;
+    let shutdown = shutdown_on_signal().context("cannot listen for signals")?;
+    match command {
+        Command::Cluster(args) => cluster::run(args, client, system_namespace, shutdown).await,
+        Command::Node(args) => node::run(args, client, system_namespace, shutdown).await,
+    }
+}
+
+/// A token that SIGTERM or SIGINT cancels.
+fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+        cancelled.cancel();
+    });
+    Ok(token)
+}

@@ -1,0 +1,55 @@
+//! The command line of `kvmoor-controller node`.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+/// Runs the virtual machines that are bound to one host.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Name of the Node that this host is.
+    #[arg(long, env = "KVMOOR_NODE_NAME")]
+    pub node_name: String,
+
+    /// Where libvirt listens.
+    #[arg(long, env = "KVMOOR_LIBVIRT_URI", default_value = "qemu:///system")]
+    pub libvirt_uri: String,
+
+    /// The libvirt storage pool for images and disks.
+    #[arg(long, env = "KVMOOR_STORAGE_POOL", default_value = "default")]
+    pub storage_pool: String,
+
+    /// The libvirt network that guests are connected to.
+    #[arg(long, env = "KVMOOR_NETWORK", default_value = "default")]
+    pub network: String,
+
+    /// How guests run: by KVM, in software by QEMU, or by KVM wherever it can really be used.
+    #[arg(long, env = "KVMOOR_VIRT_TYPE", default_value = "auto")]
+    pub virt_type: VirtSetting,
+
+    /// Virtual CPUs that guests may have for each physical one.
+    #[arg(long, env = "KVMOOR_CPU_OVERCOMMIT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub cpu_overcommit: u32,
+
+    /// Memory that the host keeps for itself, such as 512Mi.
+    #[arg(long, env = "KVMOOR_RESERVED_MEMORY", default_value = "512Mi", value_parser = parse_quantity)]
+    pub reserved_memory: u64,
+
+    /// Virtual machines worked on at once.
+    #[arg(long, env = "KVMOOR_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub concurrency: u16,
+}
+
+/// How guests are to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum VirtSetting {
+    /// By KVM where it can be used, in software elsewhere.
+    Auto,
+    /// By KVM; where it cannot be used, not at all.
+    Kvm,
+    /// In software.
+    Qemu,
+}
+
+/// A quantity in bytes.
+fn parse_quantity(text: &str) -> Result<u64, kvmoor_crds::quantity::QuantityError> {
+    kvmoor_crds::quantity::bytes(&Quantity(text.to_owned()))
+}

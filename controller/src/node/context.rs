@@ -1,0 +1,105 @@
+//! What all reconciles of a host share. Nothing here is needed for correctness after a restart: it starts empty.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, core::DeserializeGuard};
+use kvmoor_crds::{Image, ImageSpec, VirtualMachine};
+
+use super::backoff::Backoff;
+use super::execute::Failure;
+use super::publish::Written;
+
+/// The root of the controller: a virtual machine, or one that cannot be read.
+pub type Root = DeserializeGuard<VirtualMachine>;
+
+/// Shared by all reconciles.
+pub struct Context<H> {
+    /// The Kubernetes API.
+    pub client: Client,
+    /// The host's name.
+    pub node_name: String,
+    /// The hypervisor.
+    pub hypervisor: Arc<H>,
+    /// All Images.
+    pub images: Store<DeserializeGuard<Image>>,
+    /// Statuses written.
+    pub written: Written,
+    /// Steps that failed.
+    pub failures: Backoff<Failure>,
+    /// Calls of the Kubernetes API that failed.
+    pub api_failures: Backoff<()>,
+    /// When power buttons were pressed.
+    pub presses: Presses,
+    /// Which object has which UID, for domain events.
+    pub known: Arc<Known>,
+}
+
+impl<H> Context<H> {
+    /// Forgets a virtual machine.
+    pub fn forget(&self, uid: &str) {
+        self.written.forget(uid);
+        self.failures.succeeded(uid);
+        self.api_failures.succeeded(uid);
+        self.presses.forget(uid);
+        self.known.forget(uid);
+    }
+
+    /// The Image of that name.
+    pub fn image(&self, name: &str) -> Option<ImageSpec> {
+        let image = self.images.get(&ObjectRef::new(name))?;
+        image.0.as_ref().ok().map(|image| image.spec.clone())
+    }
+}
+
+/// When power buttons were last pressed, by UID.
+#[derive(Default)]
+pub struct Presses(Mutex<HashMap<String, Timestamp>>);
+
+impl Presses {
+    /// When that of a virtual machine was.
+    pub fn last(&self, uid: &str) -> Option<Timestamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied()
+    }
+
+    /// Takes note of a press.
+    pub fn pressed(&self, uid: &str, now: Timestamp) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), now);
+    }
+
+    /// Forgets a virtual machine.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// Which object has which UID.
+#[derive(Default)]
+pub struct Known(Mutex<HashMap<String, ObjectRef<Root>>>);
+
+impl Known {
+    /// The object with that UID.
+    pub fn get(&self, uid: &str) -> Option<ObjectRef<Root>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    /// All UIDs.
+    pub fn uids(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Takes note of an object.
+    pub fn learn(&self, uid: &str, object: &Root) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains_key(uid) {
+            known.insert(uid.to_owned(), ObjectRef::from_obj(object));
+        }
+    }
+
+    /// Forgets a virtual machine.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}

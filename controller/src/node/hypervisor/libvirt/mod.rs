@@ -1,0 +1,194 @@
+//! libvirt as a [`Hypervisor`]: which call runs where and for how long at most. What a call does is in `domain`, `volume`
+//! and `host`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use virt::connect::Connect;
+
+use super::super::args::VirtSetting;
+use super::super::domain_xml::DomainConfig;
+use super::super::metadata::Metadata;
+use super::super::volume_xml::Volume;
+use super::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed};
+
+mod calls;
+mod connection;
+mod domain;
+mod error;
+mod events;
+mod host;
+mod volume;
+
+pub use connection::Connection;
+pub use events::EventSource;
+
+/// For what only reads.
+const READ: Duration = Duration::from_secs(15);
+/// For what changes something: libvirt waits 30 s for another job on the domain, QEMU may take its time, and the first
+/// definition after an update of QEMU makes libvirt try it out.
+const CHANGE: Duration = Duration::from_secs(120);
+/// The pool's directory is not read anew more often than this for an image that it does not have.
+const REFRESH_EVERY: Duration = Duration::from_secs(10);
+
+/// Where libvirt is and what of it is used.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Connection URI.
+    pub uri: String,
+    /// Storage pool for images and disks.
+    pub pool: String,
+    /// Network of all guests.
+    pub network: String,
+    /// How guests are to run.
+    pub virt: VirtSetting,
+}
+
+/// libvirt.
+pub struct Libvirt {
+    settings: Settings,
+    connection: Connection,
+    calls: calls::Calls,
+    refreshed: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Libvirt {
+    /// libvirt, the events of its domains, and the task that keeps the connection.
+    ///
+    /// # Errors
+    /// If libvirt's event loop cannot be started.
+    pub fn new(
+        settings: Settings,
+        stop: CancellationToken,
+    ) -> Result<(Self, EventSource, impl Future<Output = ()> + Send), HvError> {
+        events::start_loop()?;
+        let calls = calls::Calls::new();
+        let (sink, source) = events::channel();
+        let (connection, keep) = connection::open(settings.clone(), calls.clone(), sink, stop);
+        Ok((Self { settings, connection, calls, refreshed: Arc::default() }, source, keep))
+    }
+
+    /// The connection, to wait for its coming and going.
+    pub fn connection(&self) -> Connection {
+        self.connection.clone()
+    }
+
+    /// Whether no call can be made any more in this process.
+    pub fn is_exhausted(&self) -> bool {
+        self.calls.exhausted()
+    }
+
+    /// Runs a blocking call with the connection.
+    async fn call<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        deadline: Duration,
+        call: impl FnOnce(&Connect) -> Result<T, HvError> + Send + 'static,
+    ) -> Result<T, HvError> {
+        let live = self.connection.get().await?;
+        self.calls.run(op, deadline, move || call(&live.connect)).await
+    }
+
+    /// A change of one domain.
+    async fn change(
+        &self,
+        op: &'static str,
+        uid: &str,
+        call: impl FnOnce(&Connect, &str) -> Result<(), HvError> + Send + 'static,
+    ) -> Result<(), HvError> {
+        let uid = uid.to_owned();
+        self.call(op, CHANGE, move |connect| call(connect, &uid)).await
+    }
+}
+
+impl Hypervisor for Libvirt {
+    async fn host(&self) -> Result<HostFacts, HvError> {
+        Ok(self.connection.get().await?.host())
+    }
+
+    async fn domain(&self, uid: &str) -> Result<DomainFacts, HvError> {
+        let uid = uid.to_owned();
+        self.call("observe the domain", READ, move |connect| domain::observe(connect, &uid)).await
+    }
+
+    async fn image(&self, volume: &str) -> Result<Option<ImageFacts>, HvError> {
+        let (pool, volume) = (self.settings.pool.clone(), volume.to_owned());
+        let refreshed = Arc::clone(&self.refreshed);
+        let look_again = move || {
+            let mut last = refreshed.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = last.is_none_or(|last| last.elapsed() >= REFRESH_EVERY);
+            if due {
+                *last = Some(Instant::now());
+            }
+            due
+        };
+        self.call("look up the image", READ, move |connect| volume::image(connect, &pool, &volume, look_again)).await
+    }
+
+    async fn volumes(&self, prefix: &str) -> Result<Vec<Listed>, HvError> {
+        let (pool, prefix) = (self.settings.pool.clone(), prefix.to_owned());
+        self.call("list the volumes", READ, move |connect| volume::list(connect, &pool, &prefix)).await
+    }
+
+    async fn domains(&self, prefix: &str) -> Result<Vec<Listed>, HvError> {
+        let prefix = prefix.to_owned();
+        self.call("list the domains", READ, move |connect| domain::list(connect, &prefix)).await
+    }
+
+    async fn create_volume(&self, volume: Volume) -> Result<(), HvError> {
+        let pool = self.settings.pool.clone();
+        self.call("create the volume", CHANGE, move |connect| volume::create(connect, &pool, &volume)).await
+    }
+
+    async fn write_volume(&self, name: &str, bytes: Vec<u8>) -> Result<(), HvError> {
+        let (pool, name) = (self.settings.pool.clone(), name.to_owned());
+        self.call("write the volume", CHANGE, move |connect| volume::write(connect, &pool, &name, &bytes)).await
+    }
+
+    async fn delete_volume(&self, name: &str) -> Result<(), HvError> {
+        let (pool, name) = (self.settings.pool.clone(), name.to_owned());
+        self.call("delete the volume", CHANGE, move |connect| volume::delete(connect, &pool, &name)).await
+    }
+
+    async fn define(&self, config: &DomainConfig, metadata: &Metadata) -> Result<(), HvError> {
+        let (config, metadata) = (config.clone(), metadata.clone());
+        self.call("define the domain", CHANGE, move |connect| domain::define(connect, &config, &metadata)).await
+    }
+
+    async fn record(&self, metadata: &Metadata) -> Result<(), HvError> {
+        let metadata = metadata.clone();
+        self.call("write the domain's metadata", CHANGE, move |connect| domain::record(connect, &metadata)).await
+    }
+
+    async fn start(&self, uid: &str, paused: bool) -> Result<(), HvError> {
+        self.change("start the domain", uid, move |connect, uid| domain::start(connect, uid, paused)).await
+    }
+
+    async fn suspend(&self, uid: &str) -> Result<(), HvError> {
+        self.change("pause the domain", uid, domain::suspend).await
+    }
+
+    async fn resume(&self, uid: &str) -> Result<(), HvError> {
+        self.change("resume the domain", uid, domain::resume).await
+    }
+
+    async fn press_power_button(&self, uid: &str) -> Result<(), HvError> {
+        self.change("press the domain's power button", uid, domain::press_power_button).await
+    }
+
+    async fn reset(&self, uid: &str) -> Result<(), HvError> {
+        self.change("reset the domain", uid, domain::reset).await
+    }
+
+    async fn destroy(&self, uid: &str) -> Result<(), HvError> {
+        self.change("turn the domain off", uid, domain::destroy).await
+    }
+
+    async fn undefine(&self, uid: &str) -> Result<(), HvError> {
+        self.change("remove the domain", uid, domain::undefine).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

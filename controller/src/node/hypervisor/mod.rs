@@ -1,0 +1,168 @@
+//! The boundary between reconciling and libvirt: one trait, in domains and volumes, and the facts that it reports.
+//!
+//! A call either says what is, completely, or fails; no failure is ever read as "there is none". What changes something
+//! is idempotent: done twice it is done once.
+
+use std::future::Future;
+
+use kvmoor_crds::VirtType;
+
+use super::domain_xml::DomainConfig;
+use super::metadata::Metadata;
+use super::volume_xml::Volume;
+
+mod error;
+pub mod libvirt;
+
+pub use error::{Class, HvError};
+
+/// What the host is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// How guests run here, or why none can.
+    pub virt: Result<VirtType, String>,
+    /// Architecture, as libvirt names it.
+    pub architecture: String,
+    /// Changes with every boot of the host.
+    pub boot_id: String,
+    /// The storage pool for all volumes.
+    pub pool: String,
+    /// The libvirt network for all interfaces.
+    pub network: String,
+    /// Physical CPUs.
+    pub cpus: u32,
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// Version of libvirt.
+    pub libvirt_version: String,
+    /// Version of the hypervisor.
+    pub hypervisor_version: String,
+}
+
+/// What libvirt has under the UUID of a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DomainFacts {
+    /// libvirt says that there is no such domain.
+    Missing,
+    /// A domain that does not carry our mark, or another virtual machine's. It is never touched.
+    Foreign(String),
+    /// Ours.
+    Ours(Box<Domain>),
+}
+
+/// A domain of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// Its power state.
+    pub power: Power,
+    /// What we wrote down in it.
+    pub metadata: Metadata,
+    /// Virtual CPUs in force.
+    pub cpu: u32,
+    /// Memory in force, in MiB.
+    pub memory_mib: u64,
+    /// Addresses that the network's DHCP server gave to its interfaces: MAC address and address.
+    pub leases: Vec<Lease>,
+}
+
+/// An address given to an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// MAC address of the interface.
+    pub mac: String,
+    /// The address.
+    pub address: std::net::IpAddr,
+}
+
+/// Power state of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Power {
+    /// Its CPUs run.
+    Running,
+    /// Its CPUs are halted since somebody asked for it.
+    Paused,
+    /// Its CPUs are halted for a while, by libvirt itself: it is starting, being saved, …
+    Busy,
+    /// Its CPUs are halted since something went wrong; the text says what.
+    Stuck(String),
+    /// The guest put itself to sleep.
+    Asleep,
+    /// The guest is shutting down.
+    GoingDown,
+    /// Off.
+    Off(OffCause),
+}
+
+impl Power {
+    /// Whether there is a running hypervisor process.
+    pub fn is_active(&self) -> bool {
+        !matches!(self, Self::Off(_))
+    }
+}
+
+/// Why a domain is off, as far as libvirt knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffCause {
+    /// The guest powered itself off.
+    Shutdown,
+    /// Anything else, not knowing included.
+    Other,
+}
+
+/// An image volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Its path on the host.
+    pub path: String,
+    /// The size of the disk that it holds, in bytes.
+    pub virtual_size: u64,
+}
+
+/// An entry of a complete listing of what is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Name of the domain or volume.
+    pub name: String,
+    /// For an image volume the size of the disk that it holds, in bytes.
+    pub virtual_size: u64,
+}
+
+/// A hypervisor. Every call has a deadline of its own; one that passed it, or was cancelled, may still have been done.
+pub trait Hypervisor: Send + Sync + 'static {
+    /// What the host is.
+    fn host(&self) -> impl Future<Output = Result<HostFacts, HvError>> + Send;
+    /// What there is under this UID.
+    fn domain(&self, uid: &str) -> impl Future<Output = Result<DomainFacts, HvError>> + Send;
+    /// The image volume of that name; `None` where the pool has none.
+    fn image(&self, volume: &str) -> impl Future<Output = Result<Option<ImageFacts>, HvError>> + Send;
+    /// All volumes whose name starts so.
+    fn volumes(&self, prefix: &str) -> impl Future<Output = Result<Vec<Listed>, HvError>> + Send;
+    /// All domains whose name starts so.
+    fn domains(&self, prefix: &str) -> impl Future<Output = Result<Vec<Listed>, HvError>> + Send;
+
+    /// Creates a volume where there is none of its name.
+    fn create_volume(&self, volume: Volume) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Creates a raw volume with these bytes, or writes them over what it holds.
+    fn write_volume(&self, name: &str, bytes: Vec<u8>) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Deletes a volume.
+    fn delete_volume(&self, name: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+
+    /// Makes this the persistent configuration of the domain.
+    fn define(&self, config: &DomainConfig, metadata: &Metadata) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Writes down in the persistent configuration what we must remember.
+    fn record(&self, metadata: &Metadata) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Starts it, with halted CPUs if so wanted.
+    fn start(&self, uid: &str, paused: bool) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Halts its CPUs.
+    fn suspend(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Lets its CPUs run.
+    fn resume(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Presses the ACPI power button.
+    fn press_power_button(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Presses the reset button.
+    fn reset(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Turns it off.
+    fn destroy(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Removes the configuration, with firmware variables and saved state.
+    fn undefine(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+}

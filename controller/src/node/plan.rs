@@ -1,0 +1,431 @@
+//! What to do next: `plan(desired, observed, now)`.
+//!
+//! Pure and total: no I/O, no clock, no error. It imports neither the Kubernetes client nor libvirt. Whatever is decided
+//! about a virtual machine is decided here; `execute` only does it.
+//!
+//! What must happen once is recorded in the domain's metadata by a step *before* the step that does it, or in such a way
+//! that what follows from the record is idempotent. So the process may end between any two steps:
+//!
+//! ```text
+//!              start                      guest goes off by itself
+//!   fresh ───────────────> started ────────────────────────────────> halted
+//!     ^                       │                                        │ start again: policy and delay allow it
+//!     │                       │ stop, restart or power-off asked       v
+//!     │      off              v                                     started
+//!     └──────────────────  stopping: power button, every 10 s, then the plug
+//! ```
+//!
+//! A restart records its number together with `stopping`; a power-off is a `stopping` whose time is over. Both are then
+//! "bring it down, forget the run, start what is wanted", whatever crashes when.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kvmoor_crds::{PowerState, RestartPolicy};
+
+use super::desired::{Desired, Machine};
+use super::domain_xml::{self, DiskFormat, DomainConfig};
+use super::hypervisor::{Domain, DomainFacts, OffCause, Power};
+use super::metadata::{Halt, Metadata};
+use super::observe::{Facts, Observed};
+use super::seed::Seed;
+use super::volume_xml::{Backing, Volume};
+
+/// How often the power button is pressed while the guest does not go.
+const PRESS_EVERY: Duration = Duration::from_secs(10);
+/// The delay before a crashed guest is started again; it doubles with every further crash.
+const FIRST_RESTART: Duration = Duration::from_secs(5);
+/// The longest such delay.
+const LAST_RESTART: Duration = Duration::from_secs(300);
+/// A guest that has run for so long has not crashed "again".
+const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
+/// Bounds of the interval at which a running guest without address is looked at.
+const LEASE_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// One thing to do: one idempotent call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Create the seed volume and write it.
+    WriteSeed(Seed),
+    /// Create a volume unless it is there.
+    EnsureVolume(Volume),
+    /// Make this the domain's persistent configuration.
+    Define(Box<DomainConfig>, Box<Metadata>),
+    /// Write down in the domain what must be remembered.
+    Record(Box<Metadata>),
+    /// Start the domain.
+    Start {
+        /// With halted CPUs.
+        paused: bool,
+    },
+    /// Halt its CPUs.
+    Suspend,
+    /// Let its CPUs run.
+    Resume,
+    /// Press the ACPI power button.
+    PressPowerButton,
+    /// Press the reset button.
+    Reset,
+    /// Turn the domain off.
+    Destroy,
+    /// Delete a volume.
+    DeleteVolume(String),
+    /// Remove the domain's configuration.
+    Undefine,
+}
+
+impl Step {
+    /// Its name in logs, and what tells one failure from another.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::WriteSeed(_) => "WriteSeed",
+            Self::EnsureVolume(_) => "EnsureVolume",
+            Self::Define(..) => "Define",
+            Self::Record(_) => "Record",
+            Self::Start { .. } => "Start",
+            Self::Suspend => "Suspend",
+            Self::Resume => "Resume",
+            Self::PressPowerButton => "PressPowerButton",
+            Self::Reset => "Reset",
+            Self::Destroy => "Destroy",
+            Self::DeleteVolume(_) => "DeleteVolume",
+            Self::Undefine => "Undefine",
+        }
+    }
+}
+
+/// Why nothing can be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// Reason of the condition.
+    pub reason: &'static str,
+    /// A sentence that the user can act on.
+    pub message: String,
+}
+
+/// What to do now, and when to look again if nothing happens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Steps in order. The first that fails ends it.
+    pub steps: Vec<Step>,
+    /// When to look again.
+    pub requeue_after: Option<Duration>,
+    /// What stands in the way.
+    pub blocked: Option<Blocked>,
+}
+
+impl Plan {
+    fn blocked(reason: &'static str, message: String) -> Self {
+        Self { blocked: Some(Blocked { reason, message }), ..Self::default() }
+    }
+}
+
+/// Decides.
+pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
+    let Observed::Complete(facts) = observed else {
+        // Not to know is no reason to do anything.
+        return Plan::default();
+    };
+    match desired {
+        Desired::Absent { confirmed: false, .. } => Plan::default(),
+        Desired::Absent { confirmed: true, .. } => removal(facts),
+        Desired::Present(machine) => match &facts.domain {
+            DomainFacts::Missing => creation(machine, facts, now),
+            DomainFacts::Foreign(what) => foreign(what),
+            DomainFacts::Ours(domain) => Draft::new(machine, facts, domain, now).finish(),
+        },
+    }
+}
+
+/// When a guest that went off by itself is started again; `None` if it is not.
+pub fn restart_due(policy: RestartPolicy, metadata: &Metadata) -> Option<Timestamp> {
+    let halt = metadata.halted?;
+    let nth = match (policy, halt) {
+        (RestartPolicy::Never, _) | (RestartPolicy::OnFailure, Halt::Guest) => return None,
+        (RestartPolicy::OnFailure | RestartPolicy::Always, Halt::Crash) => metadata.crashes.max(1),
+        // A guest that powered itself off is started at once, and with a delay only if it keeps doing so.
+        (RestartPolicy::Always, Halt::Guest) => metadata.crashes.saturating_sub(1),
+    };
+    let delay = match nth {
+        0 => Duration::ZERO,
+        nth => FIRST_RESTART.saturating_mul(2_u32.saturating_pow((nth - 1).min(16))).min(LAST_RESTART),
+    };
+    let halted_at = from_millis(metadata.crashed_at.unwrap_or_default());
+    Some(halted_at.saturating_add(delay).unwrap_or(halted_at))
+}
+
+fn removal(facts: &Facts) -> Plan {
+    let mut steps = Vec::new();
+    match &facts.domain {
+        DomainFacts::Foreign(what) => return foreign(what),
+        DomainFacts::Missing => steps.extend(facts.volumes.iter().cloned().map(Step::DeleteVolume)),
+        DomainFacts::Ours(domain) => {
+            if domain.power.is_active() {
+                steps.push(Step::Destroy);
+            }
+            // The domain goes last: its metadata is what says whose volumes they are.
+            steps.extend(facts.volumes.iter().cloned().map(Step::DeleteVolume));
+            steps.push(Step::Undefine);
+        }
+    }
+    Plan { steps, ..Plan::default() }
+}
+
+fn foreign(what: &str) -> Plan {
+    Plan::blocked("ForeignDomain", format!("{what}. It is left alone; remove it on the host to let this one go on"))
+}
+
+fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
+    let config = match machine.config(&facts.host) {
+        Ok(config) => config,
+        Err(why) => return Plan::blocked("VirtualizationUnusable", why),
+    };
+    let (backing, virtual_size) = match (&machine.root.image, &facts.image) {
+        (None, _) => (None, 0),
+        (Some(image), Some(found)) => {
+            (Some(Backing { path: found.path.clone(), format: image.format }), found.virtual_size)
+        }
+        (Some(image), None) => {
+            let advice = if image.built_in {
+                "put it there, or choose another osType"
+            } else {
+                "it has not been imported there yet"
+            };
+            return Plan::blocked(
+                "ImageMissing",
+                format!("The host's storage pool {} has no volume {}: {advice}", facts.host.pool, image.volume),
+            );
+        }
+    };
+    let identity = &machine.identity;
+    let mut metadata = Metadata {
+        uid: identity.uid.clone(),
+        namespace: identity.namespace.clone(),
+        name: identity.name.clone(),
+        image: machine.root.image.as_ref().map(|image| image.name.clone()),
+        config: domain_xml::fingerprint(&config),
+        // A new domain has everything that was asked for behind it.
+        restart: machine.requests.restart,
+        reset: machine.requests.reset,
+        power_off: machine.requests.power_off,
+        ..Metadata::default()
+    };
+    let volume = |name: &str, capacity, backing| {
+        Step::EnsureVolume(Volume { name: name.to_owned(), capacity, format: DiskFormat::Qcow2, backing })
+    };
+    let mut steps = vec![
+        Step::WriteSeed(machine.seed.clone()),
+        volume(&machine.root.volume, machine.root.capacity.max(virtual_size), backing),
+    ];
+    steps.extend(machine.disks.iter().map(|extra| volume(&extra.volume, extra.capacity, None)));
+    steps.push(Step::Define(Box::new(config), Box::new(metadata.clone())));
+    if machine.power != PowerState::Stopped {
+        steps.extend(start(machine, facts, &mut metadata, now));
+    }
+    Plan { steps, ..Plan::default() }
+}
+
+/// Starts, and then says so in the metadata. The other order would make a start that never happened look like a guest
+/// that crashed; this one at worst starts a guest again that powered itself off in the moment in which this process died.
+fn start(machine: &Machine, facts: &Facts, metadata: &mut Metadata, now: Timestamp) -> [Step; 2] {
+    metadata.started = Some(facts.host.boot_id.clone());
+    metadata.started_at = Some(now.as_millisecond());
+    metadata.halted = None;
+    [Step::Start { paused: machine.power == PowerState::Paused }, Step::Record(Box::new(metadata.clone()))]
+}
+
+/// A plan for a domain that is there, while it is being made.
+struct Draft<'a> {
+    machine: &'a Machine,
+    facts: &'a Facts,
+    domain: &'a Domain,
+    now: Timestamp,
+    /// What the metadata is to be.
+    metadata: Metadata,
+    /// What it will be after the steps so far.
+    recorded: Metadata,
+    plan: Plan,
+}
+
+impl<'a> Draft<'a> {
+    fn new(machine: &'a Machine, facts: &'a Facts, domain: &'a Domain, now: Timestamp) -> Self {
+        let metadata = domain.metadata.clone();
+        Self { machine, facts, domain, now, recorded: metadata.clone(), metadata, plan: Plan::default() }
+    }
+
+    fn finish(mut self) -> Plan {
+        let usable = self.redefine();
+        let reset = self.take_up_requests();
+        if !self.domain.power.is_active() {
+            self.off(usable);
+        } else if self.metadata.stopping.is_some() || self.machine.power == PowerState::Stopped {
+            self.bring_down();
+        } else {
+            self.keep_up(reset);
+        }
+        self.plan
+    }
+
+    fn push(&mut self, step: Step) {
+        self.plan.steps.push(step);
+    }
+
+    /// Records what changed so far, before what follows from it.
+    fn commit(&mut self) {
+        if self.metadata != self.recorded {
+            self.recorded = self.metadata.clone();
+            self.push(Step::Record(Box::new(self.metadata.clone())));
+        }
+    }
+
+    /// Defines the domain again where the configuration in force differs in what we own. Says whether the domain could
+    /// be started here.
+    fn redefine(&mut self) -> Result<(), String> {
+        let config = self.machine.config(&self.facts.host)?;
+        let fingerprint = domain_xml::fingerprint(&config);
+        if self.metadata.config != fingerprint {
+            self.metadata.config = fingerprint;
+            self.recorded = self.metadata.clone();
+            self.push(Step::Define(Box::new(config), Box::new(self.metadata.clone())));
+        }
+        Ok(())
+    }
+
+    /// Takes up what is to be done once. Says whether a reset is to follow.
+    fn take_up_requests(&mut self) -> bool {
+        let asked = self.machine.requests;
+        let restart = asked.restart > self.metadata.restart;
+        let power_off = asked.power_off > self.metadata.power_off;
+        let reset = asked.reset > self.metadata.reset;
+        self.metadata.restart = self.metadata.restart.max(asked.restart);
+        self.metadata.power_off = self.metadata.power_off.max(asked.power_off);
+        self.metadata.reset = self.metadata.reset.max(asked.reset);
+        if !self.domain.power.is_active() {
+            if restart {
+                self.metadata.forget_run();
+            }
+        } else if power_off {
+            self.metadata.stopping = Some(0);
+        } else if restart && self.metadata.stopping.is_none() {
+            self.metadata.stopping = Some(self.now.as_millisecond());
+        }
+        reset
+    }
+
+    /// The domain is on and is not to be, or not to stay so.
+    fn bring_down(&mut self) {
+        let since = *self.metadata.stopping.get_or_insert(self.now.as_millisecond());
+        self.commit();
+        let deadline = after(from_millis(since), self.machine.grace);
+        if self.now >= deadline {
+            return self.push(Step::Destroy);
+        }
+        let mut look_again = deadline;
+        if matches!(self.domain.power, Power::Running | Power::Paused | Power::Asleep) {
+            let pressed_at = self.facts.pressed_at.filter(|pressed| pressed.as_millisecond() >= since);
+            let press_at = pressed_at.map_or(self.now, |pressed| after(pressed, PRESS_EVERY));
+            if self.now >= press_at {
+                // Nobody hears the button while the CPUs are halted.
+                if self.domain.power == Power::Paused {
+                    self.push(Step::Resume);
+                }
+                self.push(Step::PressPowerButton);
+                look_again = look_again.min(after(self.now, PRESS_EVERY));
+            } else {
+                look_again = look_again.min(press_at);
+            }
+        }
+        self.plan.requeue_after = Some(until(look_again, self.now));
+    }
+
+    /// The domain is on, and is to be.
+    fn keep_up(&mut self, reset: bool) {
+        let boot = &self.facts.host.boot_id;
+        if self.metadata.started.as_ref() != Some(boot) || self.metadata.halted.is_some() {
+            self.metadata.started = Some(boot.clone());
+            self.metadata.started_at = Some(self.now.as_millisecond());
+            self.metadata.halted = None;
+        }
+        self.commit();
+        if reset {
+            self.push(Step::Reset);
+        }
+        match (self.machine.power, &self.domain.power) {
+            (PowerState::Paused, Power::Running) => self.push(Step::Suspend),
+            (PowerState::Running, Power::Paused) => self.push(Step::Resume),
+            _ => {}
+        }
+        let waits_for_address = self.machine.power == PowerState::Running
+            && !self.machine.nics.is_empty()
+            && self.domain.leases.is_empty()
+            && self.domain.power == Power::Running;
+        if waits_for_address {
+            let running_for = since(from_millis(self.metadata.started_at.unwrap_or_default()), self.now);
+            self.plan.requeue_after = Some((running_for / 8).clamp(LEASE_EVERY.0, LEASE_EVERY.1));
+        }
+    }
+
+    /// The domain is off.
+    fn off(&mut self, usable: Result<(), String>) {
+        if self.machine.power == PowerState::Stopped {
+            // So that the next start is one of a domain that never ran.
+            self.metadata.forget_run();
+            return self.commit();
+        }
+        if self.metadata.stopping.is_some() {
+            self.metadata.forget_run();
+        }
+        let ran = self.metadata.started.as_ref() == Some(&self.facts.host.boot_id);
+        if ran && self.metadata.halted.is_none() {
+            self.take_note_of_halt();
+        }
+        self.commit();
+        let due = match self.metadata.halted {
+            None => Some(self.now),
+            Some(_) => restart_due(self.machine.restart_policy, &self.metadata),
+        };
+        match (due, usable) {
+            (None, _) => {}
+            (Some(due), _) if due > self.now => self.plan.requeue_after = Some(until(due, self.now)),
+            (Some(_), Err(why)) => {
+                self.plan.blocked = Some(Blocked { reason: "VirtualizationUnusable", message: why });
+            }
+            (Some(_), Ok(())) => {
+                let steps = start(self.machine, self.facts, &mut self.metadata, self.now);
+                self.plan.steps.extend(steps);
+            }
+        }
+    }
+
+    fn take_note_of_halt(&mut self) {
+        let halt = match self.domain.power {
+            Power::Off(OffCause::Shutdown) => Halt::Guest,
+            _ => Halt::Crash,
+        };
+        let started_at = from_millis(self.metadata.started_at.unwrap_or_default());
+        let ran_long = self.now.duration_since(started_at) >= LONG_RUN;
+        self.metadata.crashes = if ran_long { 1 } else { self.metadata.crashes.saturating_add(1) };
+        self.metadata.halted = Some(halt);
+        self.metadata.crashed_at = Some(self.now.as_millisecond());
+    }
+}
+
+fn from_millis(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn after(time: Timestamp, delay: Duration) -> Timestamp {
+    time.saturating_add(delay).unwrap_or(Timestamp::MAX)
+}
+
+/// The time from `now` to a later time.
+fn until(time: Timestamp, now: Timestamp) -> Duration {
+    since(now, time)
+}
+
+fn since(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

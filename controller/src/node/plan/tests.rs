@@ -1,0 +1,602 @@
+//! Tables for the rules, and properties against a model of a host.
+
+use std::collections::BTreeSet;
+
+use kvmoor_crds::{Firmware, Requests, VirtType};
+use proptest::prelude::*;
+
+use super::super::desired::{Extra, Identity, Image, Root};
+use super::super::hypervisor::{Class, HostFacts, HvError, ImageFacts, Lease};
+use super::*;
+
+const UID: &str = "550e8400-e29b-41d4-a716-446655440000";
+const BOOT: &str = "boot-1";
+const T0: i64 = 1_800_000_000_000;
+
+fn identity() -> Identity {
+    Identity { uid: UID.into(), namespace: "ns".into(), name: "web".into() }
+}
+
+fn machine() -> Machine {
+    Machine {
+        identity: identity(),
+        power: PowerState::Running,
+        restart_policy: RestartPolicy::OnFailure,
+        grace: Duration::from_secs(30),
+        requests: Requests::default(),
+        cpu: 1,
+        memory_mib: 256,
+        firmware: Firmware::Bios,
+        nics: vec!["52:54:00:00:00:01".into()],
+        root: Root { volume: "root".into(), capacity: 10, image: None, unknown_os: None },
+        disks: vec![Extra { volume: "data".into(), name: "data".into(), capacity: 5 }],
+        seed: Seed {
+            volume: "seed".into(),
+            instance_id: UID.into(),
+            host_name: "web".into(),
+            ssh_authorized_keys: Vec::new(),
+        },
+    }
+}
+
+fn host() -> HostFacts {
+    HostFacts {
+        virt: Ok(VirtType::Qemu),
+        architecture: "x86_64".into(),
+        boot_id: BOOT.into(),
+        pool: "default".into(),
+        network: "default".into(),
+        cpus: 2,
+        memory: 1 << 34,
+        libvirt_version: "9.0.0".into(),
+        hypervisor_version: "7.2.0".into(),
+    }
+}
+
+fn at(millis: i64) -> Timestamp {
+    from_millis(T0 + millis)
+}
+
+/// Metadata of a domain that is as the machine asks.
+fn settled(machine: &Machine) -> Metadata {
+    Metadata {
+        uid: UID.into(),
+        namespace: "ns".into(),
+        name: "web".into(),
+        config: domain_xml::fingerprint(&machine.config(&host()).unwrap()),
+        restart: machine.requests.restart,
+        reset: machine.requests.reset,
+        power_off: machine.requests.power_off,
+        ..Metadata::default()
+    }
+}
+
+fn started(machine: &Machine) -> Metadata {
+    Metadata { started: Some(BOOT.into()), started_at: Some(T0), ..settled(machine) }
+}
+
+fn domain(power: Power, metadata: Metadata) -> DomainFacts {
+    let lease = Lease { mac: "52:54:00:00:00:01".into(), address: "192.168.122.2".parse().unwrap() };
+    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 256, leases: vec![lease] }))
+}
+
+fn observed(domain: DomainFacts) -> Observed {
+    let facts = Facts { host: host(), domain, image: None, volumes: Vec::new(), pressed_at: None };
+    Observed::Complete(Box::new(facts))
+}
+
+fn present(machine: Machine) -> Desired {
+    Desired::Present(Box::new(machine))
+}
+
+fn decide(machine: &Machine, power: Power, metadata: Metadata, millis: i64) -> Plan {
+    plan(&present(machine.clone()), &observed(domain(power, metadata)), at(millis))
+}
+
+fn names(plan: &Plan) -> Vec<&'static str> {
+    plan.steps.iter().map(Step::name).collect()
+}
+
+/// The metadata of the first record.
+fn recorded(plan: &Plan) -> Metadata {
+    plan.steps
+        .iter()
+        .find_map(|step| if let Step::Record(metadata) = step { Some((**metadata).clone()) } else { None })
+        .unwrap()
+}
+
+const OFF: Power = Power::Off(OffCause::Other);
+const SHUT_DOWN: Power = Power::Off(OffCause::Shutdown);
+
+#[test]
+fn creates_disks_before_the_domain_and_starts_it() {
+    let new = plan(&present(machine()), &observed(DomainFacts::Missing), at(0));
+    assert_eq!(names(&new), ["WriteSeed", "EnsureVolume", "EnsureVolume", "Define", "Start", "Record"]);
+    let stopped = Machine { power: PowerState::Stopped, ..machine() };
+    let off = plan(&present(stopped), &observed(DomainFacts::Missing), at(0));
+    assert_eq!(names(&off), ["WriteSeed", "EnsureVolume", "EnsureVolume", "Define"]);
+    let paused = Machine { power: PowerState::Paused, ..machine() };
+    let paused = plan(&present(paused), &observed(DomainFacts::Missing), at(0));
+    assert!(paused.steps.contains(&Step::Start { paused: true }));
+}
+
+#[test]
+fn counters_given_at_creation_mean_nothing() {
+    let requests = Requests { restart: 5, reset: 6, power_off: 7 };
+    let new = plan(&present(Machine { requests, ..machine() }), &observed(DomainFacts::Missing), at(0));
+    let Some(Step::Define(_, metadata)) = new.steps.iter().find(|step| matches!(step, Step::Define(..))) else {
+        panic!("{new:?}");
+    };
+    assert_eq!((metadata.restart, metadata.reset, metadata.power_off), (5, 6, 7));
+}
+
+#[test]
+fn root_disk_stands_on_the_image_and_is_no_smaller() {
+    let image = Image { name: "tiny".into(), volume: "image".into(), format: DiskFormat::Raw, built_in: true };
+    let mut machine = machine();
+    machine.root.image = Some(image);
+    let mut observed = observed(DomainFacts::Missing);
+    let missing = plan(&present(machine.clone()), &observed, at(0));
+    assert_eq!(missing.steps, []);
+    assert_eq!(missing.blocked.unwrap().reason, "ImageMissing");
+    let Observed::Complete(facts) = &mut observed else { panic!() };
+    facts.image = Some(ImageFacts { path: "/pool/image".into(), virtual_size: 99 });
+    let new = plan(&present(machine), &observed, at(0));
+    let backing = Some(Backing { path: "/pool/image".into(), format: DiskFormat::Raw });
+    let volume = Volume { name: "root".into(), capacity: 99, format: DiskFormat::Qcow2, backing };
+    assert_eq!(new.steps.get(1), Some(&Step::EnsureVolume(volume)));
+}
+
+#[test]
+fn does_nothing_where_all_is_as_wanted() {
+    let running = machine();
+    assert_eq!(decide(&running, Power::Running, started(&running), 0), Plan::default());
+    let stopped = Machine { power: PowerState::Stopped, ..machine() };
+    assert_eq!(decide(&stopped, SHUT_DOWN, settled(&stopped), 0), Plan::default());
+    let paused = Machine { power: PowerState::Paused, ..machine() };
+    assert_eq!(decide(&paused, Power::Paused, started(&paused), 0), Plan::default());
+}
+
+#[test]
+fn stop_presses_the_button_every_ten_seconds_and_then_pulls_the_plug() {
+    let machine = Machine { power: PowerState::Stopped, ..machine() };
+    let first = decide(&machine, Power::Running, started(&machine), 0);
+    assert_eq!(names(&first), ["Record", "PressPowerButton"]);
+    assert_eq!(recorded(&first).stopping, Some(T0));
+    assert_eq!(first.requeue_after, Some(Duration::from_secs(10)));
+
+    let stopping = Metadata { stopping: Some(T0), ..started(&machine) };
+    let later = |millis, pressed| {
+        let mut observed = observed(domain(Power::Running, stopping.clone()));
+        let Observed::Complete(facts) = &mut observed else { panic!() };
+        facts.pressed_at = Some(at(pressed));
+        plan(&present(machine.clone()), &observed, at(millis))
+    };
+    assert_eq!(later(4_000, 0), Plan { requeue_after: Some(Duration::from_secs(6)), ..Plan::default() });
+    assert_eq!(names(&later(10_000, 0)), ["PressPowerButton"]);
+    assert_eq!(later(29_000, 20_000).requeue_after, Some(Duration::from_secs(1)));
+    assert_eq!(names(&later(30_000, 20_000)), ["Destroy"]);
+    // A press of another stop, or of another process, is none.
+    assert_eq!(names(&later(1, -10)), ["PressPowerButton"]);
+}
+
+#[test]
+fn a_paused_guest_is_resumed_to_hear_the_button() {
+    let machine = Machine { power: PowerState::Stopped, ..machine() };
+    assert_eq!(names(&decide(&machine, Power::Paused, started(&machine), 0)), ["Record", "Resume", "PressPowerButton"]);
+    let stuck = decide(&machine, Power::Stuck("x".into()), started(&machine), 0);
+    assert_eq!(names(&stuck), ["Record"], "a guest that cannot run is not woken, only turned off in time");
+    assert_eq!(stuck.requeue_after, Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn restart_is_recorded_together_with_going_down() {
+    let mut machine = machine();
+    let before = started(&machine);
+    machine.requests.restart = 1;
+    let first = decide(&machine, Power::Running, before.clone(), 5);
+    assert_eq!(names(&first), ["Record", "PressPowerButton"]);
+    let metadata = recorded(&first);
+    assert_eq!((metadata.restart, metadata.stopping), (1, Some(T0 + 5)));
+    // Off: forgets and starts, whatever made it go.
+    let off = decide(&machine, SHUT_DOWN, metadata, 6);
+    assert_eq!(names(&off), ["Record", "Start", "Record"]);
+    assert_eq!(recorded(&off), settled(&machine));
+}
+
+#[test]
+fn restart_starts_what_is_off() {
+    let mut machine = Machine { restart_policy: RestartPolicy::Never, ..machine() };
+    let halted = Metadata { halted: Some(Halt::Crash), crashes: 3, crashed_at: Some(T0), ..started(&machine) };
+    assert_eq!(decide(&machine, OFF, halted.clone(), 10_000), Plan::default());
+    machine.requests.restart = 1;
+    assert_eq!(names(&decide(&machine, OFF, halted, 10_000)), ["Record", "Start", "Record"]);
+}
+
+#[test]
+fn power_off_leaves_no_time() {
+    let mut machine = Machine { power: PowerState::Stopped, ..machine() };
+    let before = started(&machine);
+    machine.requests.power_off = 1;
+    let plan = decide(&machine, Power::Running, before, 0);
+    assert_eq!(names(&plan), ["Record", "Destroy"]);
+    assert_eq!(recorded(&plan).stopping, Some(0), "so that a crash in between is followed by the plug, too");
+}
+
+#[test]
+fn reset_is_recorded_first_and_only_of_what_is_on() {
+    let mut machine = machine();
+    let before = started(&machine);
+    machine.requests.reset = 1;
+    assert_eq!(names(&decide(&machine, Power::Running, before.clone(), 0)), ["Record", "Reset"]);
+    machine.power = PowerState::Stopped;
+    assert_eq!(
+        names(&decide(&machine, OFF, settled(&Machine { requests: Requests::default(), ..machine.clone() }), 0)),
+        ["Record"]
+    );
+}
+
+#[test]
+fn a_guest_that_powers_itself_off_stays_off_unless_always() {
+    let machine = machine();
+    let first = decide(&machine, SHUT_DOWN, started(&machine), 1_000);
+    assert_eq!(names(&first), ["Record"]);
+    assert_eq!(recorded(&first).halted, Some(Halt::Guest));
+    // Even when libvirt has forgotten why, and even after the host booted again.
+    let halted = recorded(&first);
+    assert_eq!(decide(&machine, OFF, halted.clone(), 2_000), Plan::default());
+    let other_boot = Metadata { started: Some("boot-0".into()), ..halted };
+    assert_eq!(decide(&machine, OFF, other_boot, 2_000), Plan::default());
+    let always = Machine { restart_policy: RestartPolicy::Always, ..machine };
+    assert_eq!(names(&decide(&always, SHUT_DOWN, started(&always), 1_000)), ["Record", "Start", "Record"]);
+}
+
+#[test]
+fn a_crashed_guest_is_started_again_with_growing_delays() {
+    let machine = machine();
+    let first = decide(&machine, OFF, started(&machine), 1_000);
+    assert_eq!(names(&first), ["Record"]);
+    assert_eq!(first.requeue_after, Some(Duration::from_secs(5)));
+    let crashed = recorded(&first);
+    assert_eq!((crashed.halted, crashed.crashes, crashed.crashed_at), (Some(Halt::Crash), 1, Some(T0 + 1_000)));
+    assert_eq!(names(&decide(&machine, OFF, crashed.clone(), 5_999)), [] as [&str; 0]);
+    let again = decide(&machine, OFF, crashed.clone(), 6_000);
+    assert_eq!(names(&again), ["Start", "Record"]);
+    // It counts on until it has run for long.
+    let running = recorded(&again);
+    assert_eq!((running.halted, running.crashes), (None, 1));
+    assert_eq!(decide(&machine, OFF, running.clone(), 10_000).requeue_after, Some(Duration::from_secs(10)));
+    assert_eq!(recorded(&decide(&machine, OFF, running, 6_000 + 600_000)).crashes, 1);
+    let often = Metadata { crashes: 40, ..crashed };
+    assert_eq!(restart_due(RestartPolicy::Always, &often), Some(at(301_000)));
+}
+
+#[test]
+fn a_host_that_booted_again_starts_what_ran() {
+    let machine = Machine { restart_policy: RestartPolicy::Never, ..machine() };
+    let metadata = Metadata { started: Some("boot-0".into()), ..started(&machine) };
+    assert_eq!(names(&decide(&machine, OFF, metadata, 0)), ["Start", "Record"]);
+}
+
+#[test]
+fn pauses_and_resumes_but_never_what_is_stuck() {
+    let running = machine();
+    let paused = Machine { power: PowerState::Paused, ..machine() };
+    assert_eq!(names(&decide(&paused, Power::Running, started(&paused), 0)), ["Suspend"]);
+    assert_eq!(names(&decide(&running, Power::Paused, started(&running), 0)), ["Resume"]);
+    for power in [Power::Stuck("disk".into()), Power::Busy, Power::Asleep, Power::GoingDown] {
+        assert_eq!(names(&decide(&running, power, started(&running), 0)), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn a_changed_configuration_is_defined_again_with_what_was_recorded() {
+    let before = started(&machine());
+    let larger = Machine { memory_mib: 512, ..machine() };
+    let plan = decide(&larger, Power::Running, before.clone(), 0);
+    let [Step::Define(config, metadata)] = &plan.steps[..] else { panic!("{plan:?}") };
+    assert_eq!(config.memory_mib, 512);
+    assert_eq!(**metadata, Metadata { config: domain_xml::fingerprint(config), ..before });
+}
+
+#[test]
+fn a_started_domain_without_record_is_recorded_and_not_started_again() {
+    let machine = machine();
+    let plan = decide(&machine, Power::Running, settled(&machine), 0);
+    assert_eq!(names(&plan), ["Record"]);
+    assert_eq!(recorded(&plan), started(&machine));
+}
+
+#[test]
+fn looks_for_an_address_until_there_is_one() {
+    let machine = machine();
+    let interval = |millis| {
+        let DomainFacts::Ours(mut domain) = domain(Power::Running, started(&machine)) else { panic!() };
+        domain.leases.clear();
+        plan(&present(machine.clone()), &observed(DomainFacts::Ours(domain)), at(millis)).requeue_after
+    };
+    assert_eq!(interval(0), Some(Duration::from_millis(500)));
+    assert_eq!(interval(16_000), Some(Duration::from_secs(2)));
+    assert_eq!(interval(3_600_000), Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn removal_takes_the_domain_last() {
+    let mut observed = observed(domain(Power::Running, started(&machine())));
+    let Observed::Complete(facts) = &mut observed else { panic!() };
+    facts.volumes = vec!["root".into(), "seed".into()];
+    let absent = |confirmed| Desired::Absent { identity: identity(), confirmed };
+    assert_eq!(names(&plan(&absent(true), &observed, at(0))), ["Destroy", "DeleteVolume", "DeleteVolume", "Undefine"]);
+    assert_eq!(plan(&absent(false), &observed, at(0)), Plan::default());
+}
+
+#[test]
+fn unusable_virtualization_blocks_the_start_only() {
+    let machine = machine();
+    let with = |domain| {
+        let mut observed = observed(domain);
+        let Observed::Complete(facts) = &mut observed else { panic!() };
+        facts.host.virt = Err("no".into());
+        plan(&present(machine.clone()), &observed, at(0))
+    };
+    assert!(with(DomainFacts::Missing).blocked.is_some());
+    assert!(with(domain(OFF, settled(&machine))).blocked.is_some());
+    assert_eq!(with(domain(Power::Running, started(&machine))), Plan::default());
+}
+
+// The model: a host that does what libvirt does.
+
+#[derive(Debug, Clone)]
+struct World {
+    domain: Option<(Power, Metadata)>,
+    volumes: BTreeSet<String>,
+    pressed_at: Option<Timestamp>,
+    /// Whether the guest goes when the button is pressed.
+    obedient: bool,
+    now: i64,
+    starts: usize,
+    ends: usize,
+}
+
+impl World {
+    fn observe(&self) -> Observed {
+        let facts = match &self.domain {
+            None => DomainFacts::Missing,
+            Some((power, metadata)) => domain(power.clone(), metadata.clone()),
+        };
+        let volumes = self.volumes.iter().cloned().collect();
+        let facts = Facts { host: host(), domain: facts, image: None, volumes, pressed_at: self.pressed_at };
+        Observed::Complete(Box::new(facts))
+    }
+
+    fn turn_off(&mut self, cause: OffCause) {
+        if let Some((power, _)) = &mut self.domain
+            && power.is_active()
+        {
+            *power = Power::Off(cause);
+            self.ends += 1;
+        }
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match step {
+            Step::WriteSeed(seed) => {
+                self.volumes.insert(seed.volume.clone());
+            }
+            Step::EnsureVolume(volume) => {
+                self.volumes.insert(volume.name.clone());
+            }
+            Step::Define(_, metadata) => {
+                let power = self.domain.take().map_or(OFF, |(power, _)| power);
+                self.domain = Some((power, (**metadata).clone()));
+            }
+            Step::Record(metadata) => self.domain.as_mut().unwrap().1 = (**metadata).clone(),
+            Step::Start { paused } => {
+                let power = &mut self.domain.as_mut().unwrap().0;
+                assert!(!power.is_active(), "started twice");
+                *power = if *paused { Power::Paused } else { Power::Running };
+                self.starts += 1;
+            }
+            Step::Suspend => self.domain.as_mut().unwrap().0 = Power::Paused,
+            Step::Resume => self.domain.as_mut().unwrap().0 = Power::Running,
+            Step::PressPowerButton => {
+                self.pressed_at = Some(at(self.now));
+                if self.obedient && self.domain.as_ref().unwrap().0 == Power::Running {
+                    self.turn_off(OffCause::Shutdown);
+                }
+            }
+            Step::Reset => assert!(self.domain.as_ref().unwrap().0.is_active()),
+            Step::Destroy => self.turn_off(OffCause::Other),
+            Step::DeleteVolume(name) => {
+                self.volumes.remove(name);
+            }
+            Step::Undefine => {
+                assert!(!self.domain.as_ref().unwrap().0.is_active(), "a running domain becomes transient");
+                self.domain = None;
+            }
+        }
+    }
+
+    /// Plans and acts until nothing is to be done now or later. After each plan only as many steps are done as `crashes`
+    /// says, if it says anything: the process died there.
+    fn settle(&mut self, desired: &Desired, mut crashes: impl Iterator<Item = usize>) -> Plan {
+        for _ in 0..100 {
+            let plan = plan(desired, &self.observe(), at(self.now));
+            check_rule_5(desired, &plan);
+            if plan.steps.is_empty() {
+                let Some(delay) = plan.requeue_after else { return plan };
+                self.now += i64::try_from(delay.as_millis()).unwrap().max(1);
+                continue;
+            }
+            let done = crashes.next().unwrap_or(usize::MAX);
+            for step in plan.steps.iter().take(done) {
+                self.apply(step);
+            }
+            if done < plan.steps.len() {
+                self.pressed_at = None;
+            }
+            self.now += 1;
+        }
+        panic!("does not settle: {self:?} for {desired:?}");
+    }
+
+    fn assert_wanted(&self, desired: &Desired) {
+        match desired {
+            Desired::Absent { .. } => {
+                assert_eq!(self.domain, None);
+                assert_eq!(self.volumes, BTreeSet::new());
+            }
+            Desired::Present(machine) => {
+                let (power, metadata) = self.domain.as_ref().unwrap();
+                assert_eq!(metadata.stopping, None);
+                assert_eq!(metadata.restart, machine.requests.restart.max(metadata.restart));
+                let halted = metadata.halted.is_some() && !power.is_active();
+                let held = matches!(power, Power::Stuck(_) | Power::Busy | Power::Asleep | Power::GoingDown);
+                match machine.power {
+                    PowerState::Stopped => assert!(!power.is_active()),
+                    PowerState::Running => assert!(*power == Power::Running || held || halted),
+                    PowerState::Paused => assert!(*power == Power::Paused || held || halted),
+                }
+                if halted {
+                    assert_eq!(restart_due(machine.restart_policy, metadata), None);
+                }
+            }
+        }
+    }
+}
+
+/// What destroys needs a reason: rule 5 of the design.
+fn check_rule_5(desired: &Desired, plan: &Plan) {
+    for step in &plan.steps {
+        match (step, desired) {
+            (Step::Undefine | Step::DeleteVolume(_), Desired::Absent { confirmed: true, .. }) => {}
+            (Step::Undefine | Step::DeleteVolume(_), _) => panic!("{step:?} of {desired:?}"),
+            (Step::Destroy, Desired::Absent { confirmed, .. }) => assert!(confirmed),
+            _ => {}
+        }
+    }
+}
+
+fn power() -> impl Strategy<Value = Power> {
+    prop_oneof![
+        Just(Power::Running),
+        Just(Power::Paused),
+        Just(Power::Busy),
+        Just(Power::Stuck("disk".into())),
+        Just(Power::Asleep),
+        Just(Power::GoingDown),
+        Just(OFF),
+        Just(SHUT_DOWN),
+    ]
+}
+
+prop_compose! {
+    fn any_machine()(
+        power in prop_oneof![Just(PowerState::Running), Just(PowerState::Stopped), Just(PowerState::Paused)],
+        restart_policy in prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)],
+        grace in 0_u64..100,
+        counters in (0_i64..3, 0_i64..3, 0_i64..3),
+        memory_mib in 256_u64..258,
+    ) -> Machine {
+        Machine {
+            power, restart_policy, memory_mib,
+            grace: Duration::from_secs(grace),
+            requests: Requests { restart: counters.0, reset: counters.1, power_off: counters.2 },
+            ..machine()
+        }
+    }
+}
+
+prop_compose! {
+    fn any_metadata()(
+        counters in (0_i64..3, 0_i64..3, 0_i64..3),
+        stopping in proptest::option::of(prop_oneof![Just(0), T0 - 50_000..T0]),
+        started in proptest::option::of(prop_oneof![Just(BOOT.to_owned()), Just("boot-0".to_owned())]),
+        started_at in proptest::option::of(T0 - 1_000_000..T0),
+        halted in proptest::option::of(prop_oneof![Just(Halt::Guest), Just(Halt::Crash)]),
+        crashes in 0_u32..8,
+        crashed_at in proptest::option::of(T0 - 1_000_000..T0),
+        same_config in any::<bool>(),
+    ) -> Metadata {
+        let config = if same_config { settled(&machine()).config } else { "other".to_owned() };
+        Metadata {
+            config, stopping, started, started_at, halted, crashes, crashed_at,
+            restart: counters.0, reset: counters.1, power_off: counters.2,
+            ..settled(&machine())
+        }
+    }
+}
+
+prop_compose! {
+    fn any_world()(
+        domain in proptest::option::of((power(), any_metadata())),
+        volumes in proptest::collection::btree_set(prop_oneof![Just("root".to_owned()), Just("data".to_owned()), Just("seed".to_owned())], 0..3),
+        obedient in any::<bool>(),
+    ) -> World {
+        World { domain, volumes, pressed_at: None, obedient, now: 0, starts: 0, ends: 0 }
+    }
+}
+
+fn any_desired() -> impl Strategy<Value = Desired> {
+    prop_oneof![
+        4 => any_machine().prop_map(present),
+        1 => Just(Desired::Absent { identity: identity(), confirmed: true }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_state_converges(desired in any_desired(), mut world in any_world()) {
+        world.settle(&desired, std::iter::empty());
+        world.assert_wanted(&desired);
+        prop_assert_eq!(plan(&desired, &world.observe(), at(world.now)).steps, []);
+    }
+
+    #[test]
+    fn any_state_converges_whatever_crashes_when(
+        desired in any_desired(),
+        mut world in any_world(),
+        crashes in proptest::collection::vec(0_usize..7, 0..12),
+    ) {
+        world.settle(&desired, crashes.into_iter());
+        world.assert_wanted(&desired);
+    }
+
+    #[test]
+    fn a_restart_is_done_exactly_once(
+        machine in any_machine(),
+        obedient in any::<bool>(),
+        crashes in proptest::collection::vec(0_usize..4, 0..12),
+    ) {
+        let mut machine = Machine { power: PowerState::Running, ..machine };
+        let metadata = started(&machine);
+        machine.requests.restart += 1;
+        let mut world = World {
+            domain: Some((Power::Running, metadata)),
+            volumes: BTreeSet::new(), pressed_at: None, obedient, now: 0, starts: 0, ends: 0,
+        };
+        let desired = present(machine);
+        world.settle(&desired, crashes.into_iter());
+        world.assert_wanted(&desired);
+        prop_assert_eq!((world.ends, world.starts), (1, 1));
+    }
+
+    #[test]
+    fn nothing_is_done_without_knowing(desired in any_desired(), class in prop_oneof![Just(Class::Disconnected), Just(Class::Timeout)]) {
+        let unreachable = Observed::Unreachable(HvError::new(class, "ask", "no"));
+        prop_assert_eq!(plan(&desired, &unreachable, at(0)), Plan::default());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_never_touched(desired in any_desired()) {
+        let plan = plan(&desired, &observed(DomainFacts::Foreign("A domain".into())), at(0));
+        prop_assert_eq!(plan.steps, []);
+        prop_assert_eq!(plan.blocked.map(|blocked| blocked.reason), Some("ForeignDomain"));
+    }
+
+    #[test]
+    fn an_unconfirmed_deletion_does_nothing(world in any_world()) {
+        let desired = Desired::Absent { identity: identity(), confirmed: false };
+        prop_assert_eq!(plan(&desired, &world.observe(), at(0)), Plan::default());
+    }
+}

@@ -1,0 +1,262 @@
+//! One reconcile: parse, observe, plan, execute, status, publish, a file each.
+//!
+//! Level-triggered: why it was called does not matter. Rounds follow each other until there is nothing to do, so that
+//! what is published was observed and not assumed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::api::Api;
+use kube::runtime::controller::Action;
+use kvmoor_crds::{VirtualMachine, VirtualMachineStatus, conditions};
+
+use super::context::{Context, Root};
+use super::desired::{self, Desired, Identity};
+use super::execute::{Failure, Outcome, execute};
+use super::hypervisor::{DomainFacts, Hypervisor};
+use super::observe::{Observed, observe};
+use super::plan::{Plan, Step, plan};
+use super::publish::{Base, PublishError, publish};
+use super::{report, status};
+
+/// Looked at again after this, even if nothing ever happens.
+const SAFETY_NET: Duration = Duration::from_secs(3600);
+/// Looked at again after this while the hypervisor cannot be asked; its coming back wakes all anyway.
+const UNREACHABLE: Duration = Duration::from_secs(30);
+/// The watch needs a moment to bring the object that a conflict tells of.
+const CONFLICT: Duration = Duration::from_millis(50);
+/// Steps that take longer than this are told of while they last.
+const LONG_STEP: Duration = Duration::from_secs(2);
+/// What stands in the way is looked at again at least this often: to look costs little.
+const BLOCKED: Duration = Duration::from_secs(30);
+/// More rounds than any plan needs.
+const ROUNDS: usize = 8;
+
+/// Why a reconcile must be repeated soon.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The status could not be written.
+    #[error("cannot publish the status")]
+    Publish(#[from] PublishError),
+    /// The API server could not be asked whether a deletion is real.
+    #[error("cannot confirm the deletion: {0}")]
+    Confirm(String),
+}
+
+/// Brings one virtual machine closer to what is wanted, and says how it is.
+pub async fn reconcile<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result<Action, ReconcileError> {
+    let object = match &root.0 {
+        Ok(object) => object,
+        Err(invalid) => {
+            tracing::warn!(vm.name = invalid.metadata.name, error = invalid.error, "cannot read the object");
+            return Ok(Action::await_change());
+        }
+    };
+    let generation = object.metadata.generation;
+    let desired = match desired::parse(object, |name| ctx.image(name)) {
+        Ok(Ok(desired)) => confirmed(&ctx, desired).await?,
+        Ok(Err(untouched)) => return Ok(leave_alone(&ctx, object, untouched)),
+        Err(invalid) => return publish_invalid(&ctx, object, &invalid).await,
+    };
+    let identity = desired.identity();
+    ctx.known.learn(&identity.uid, &root);
+    let base = ctx.written.newest(&identity.uid, object);
+
+    let revision = desired.revision(generation);
+    let work = rounds(&ctx, &desired, &revision);
+    tokio::pin!(work);
+    let settled = match tokio::time::timeout(LONG_STEP, &mut work).await {
+        Ok(settled) => settled,
+        Err(_) => tokio::join!(work, tell_of_long_step(&ctx, &desired, &base, generation)).0,
+    };
+
+    let base = ctx.written.newest(&identity.uid, object);
+    let failure = settled.failure.as_ref();
+    let next = status::of(&desired, &settled.observed, failure, &base.status, generation, Timestamp::now());
+    let is_written = publish(&ctx.client, &ctx.written, identity, &base, &next).await?;
+    ctx.api_failures.succeeded(&identity.uid);
+    if is_written {
+        tell_of_trouble(&ctx, identity, &base.status, &next, &settled);
+    }
+    Ok(Action::requeue(settled.requeue_after))
+}
+
+/// Where the rounds ended.
+struct Settled {
+    observed: Observed,
+    failure: Option<Failure>,
+    requeue_after: Duration,
+    /// The guest was found to have gone off by itself.
+    halted: bool,
+}
+
+/// Observe, decide and do, until nothing is left to do, something fails, or nothing is known.
+async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &str) -> Settled {
+    let uid = desired.identity().uid.as_str();
+    let attempt = |what: &str| format!("{what}/{revision}");
+    let mut halted = false;
+    for _ in 0..ROUNDS {
+        let now = Timestamp::now();
+        let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+        let decided = plan(desired, &observed, now);
+        if matches!(observed, Observed::Unreachable(_)) {
+            return Settled { observed, failure: None, requeue_after: UNREACHABLE, halted };
+        }
+        let held = |step: &Step| ctx.failures.held(uid, &attempt(step.name()), Instant::now());
+        if let Some((failure, remaining)) = decided.steps.iter().find_map(held) {
+            return Settled { observed, failure: Some(failure), requeue_after: remaining, halted };
+        }
+        halted |= decided.steps.iter().any(|step| records_halt(step, &observed));
+        match execute(&*ctx.hypervisor, uid, &decided.steps).await {
+            Outcome::Failed(failure) => {
+                let delay = ctx.failures.failed(uid, &attempt(failure.step), failure.clone(), Instant::now());
+                // Earlier steps may have been done: what is published is what is now.
+                let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+                return Settled { observed, failure: Some(failure), requeue_after: delay, halted };
+            }
+            Outcome::Unreachable(error) => {
+                return Settled {
+                    observed: Observed::Unreachable(error),
+                    failure: None,
+                    requeue_after: UNREACHABLE,
+                    halted,
+                };
+            }
+            Outcome::Stale(_) => continue,
+            Outcome::Done => {}
+        }
+        if decided.steps.contains(&Step::PressPowerButton) {
+            ctx.presses.pressed(uid, now);
+        }
+        if decided.steps.is_empty() {
+            let (failure, requeue_after) = settle(ctx, uid, &decided, attempt);
+            return Settled { observed, failure, requeue_after, halted };
+        }
+    }
+    // Every round found the domain changed by somebody else. Look again when it has calmed down.
+    let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+    Settled { observed, failure: None, requeue_after: Duration::from_secs(1), halted }
+}
+
+/// Nothing is left to do: either all is as wanted, or something stands in the way.
+fn settle<H>(
+    ctx: &Context<H>,
+    uid: &str,
+    decided: &Plan,
+    attempt: impl Fn(&str) -> String,
+) -> (Option<Failure>, Duration) {
+    let Some(blocked) = &decided.blocked else {
+        ctx.failures.succeeded(uid);
+        return (None, decided.requeue_after.unwrap_or(SAFETY_NET));
+    };
+    let failure = Failure { step: blocked.reason, reason: blocked.reason, message: blocked.message.clone() };
+    let (now, attempt) = (Instant::now(), attempt(blocked.reason));
+    let delay = match ctx.failures.held(uid, &attempt, now) {
+        Some((_, remaining)) => remaining,
+        None => ctx.failures.failed(uid, &attempt, failure.clone(), now),
+    };
+    (Some(failure), delay.min(BLOCKED))
+}
+
+/// A cached object says that it is being deleted; nothing is destroyed before the API server itself has said so of this
+/// very object.
+async fn confirmed<H>(ctx: &Context<H>, desired: Desired) -> Result<Desired, ReconcileError> {
+    let Desired::Absent { identity, .. } = desired else {
+        return Ok(desired);
+    };
+    let api: Api<VirtualMachine> = Api::namespaced(ctx.client.clone(), &identity.namespace);
+    let live = api.get_metadata_opt(&identity.name).await.map_err(|error| match error {
+        kube::Error::Api(status) => ReconcileError::Confirm(status.message.clone()),
+        other => ReconcileError::Confirm(other.to_string()),
+    })?;
+    let confirmed = live.is_some_and(|live| {
+        live.metadata.deletion_timestamp.is_some()
+            && live.metadata.uid.is_some_and(|uid| uid.eq_ignore_ascii_case(&identity.uid))
+    });
+    Ok(Desired::Absent { identity, confirmed })
+}
+
+fn leave_alone<H>(ctx: &Context<H>, object: &VirtualMachine, untouched: desired::Untouched) -> Action {
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    if untouched == desired::Untouched::Released {
+        ctx.forget(uid);
+    }
+    Action::await_change()
+}
+
+async fn publish_invalid<H>(
+    ctx: &Context<H>,
+    object: &VirtualMachine,
+    invalid: &desired::Invalid,
+) -> Result<Action, ReconcileError> {
+    let metadata = &object.metadata;
+    let (Some(uid), Some(namespace), Some(name)) = (&metadata.uid, &metadata.namespace, &metadata.name) else {
+        return Ok(Action::await_change());
+    };
+    let identity = Identity { uid: uid.clone(), namespace: namespace.clone(), name: name.clone() };
+    let base = ctx.written.newest(uid, object);
+    let next = status::invalid(&invalid.to_string(), &base.status, metadata.generation, Timestamp::now());
+    publish(&ctx.client, &ctx.written, &identity, &base, &next).await?;
+    Ok(Action::await_change())
+}
+
+/// Says what is being done. Not being able to is no reason to stop doing it.
+async fn tell_of_long_step<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, base: &Base, generation: Option<i64>) {
+    let observed = observe(&*ctx.hypervisor, desired, None).await;
+    let Some(next) = status::interim(desired, &observed, &base.status, generation, Timestamp::now()) else {
+        return;
+    };
+    if let Err(error) = publish(&ctx.client, &ctx.written, desired.identity(), base, &next).await {
+        tracing::debug!(vm.uid = desired.identity().uid, %error, "cannot tell of a long step");
+    }
+}
+
+/// Events for what a user should hear of, once each: they go with the write that tells it first.
+fn tell_of_trouble<H>(
+    ctx: &Context<H>,
+    identity: &Identity,
+    before: &VirtualMachineStatus,
+    now: &VirtualMachineStatus,
+    settled: &Settled,
+) {
+    let message = |status: &VirtualMachineStatus| {
+        conditions::find(&status.conditions, conditions::types::SYNCHRONIZED)
+            .filter(|condition| condition.status == "False")
+            .map(|condition| condition.message.clone())
+    };
+    if let Some(failure) = &settled.failure
+        && message(before) != message(now)
+    {
+        report::warn(&ctx.client, &ctx.node_name, identity, failure.reason, &failure.message);
+    }
+    if settled.halted {
+        let note = now.message.as_deref().unwrap_or_default();
+        report::warn(&ctx.client, &ctx.node_name, identity, "GuestCrashed", note);
+    }
+}
+
+/// Whether a step writes down for the first time that the guest crashed.
+fn records_halt(step: &Step, observed: &Observed) -> bool {
+    let (Step::Record(metadata), Observed::Complete(facts)) = (step, observed) else {
+        return false;
+    };
+    let DomainFacts::Ours(domain) = &facts.domain else {
+        return false;
+    };
+    metadata.halted == Some(super::metadata::Halt::Crash) && domain.metadata.halted.is_none()
+}
+
+/// What to do after a reconcile that must be repeated.
+pub fn error_policy<H>(root: Arc<Root>, error: &ReconcileError, ctx: Arc<Context<H>>) -> Action {
+    use kube::Resource;
+    let uid = root.meta().uid.as_deref().unwrap_or_default();
+    match error {
+        ReconcileError::Publish(PublishError::Conflict) => Action::requeue(CONFLICT),
+        ReconcileError::Publish(PublishError::Gone) => Action::await_change(),
+        ReconcileError::Publish(_) | ReconcileError::Confirm(_) => {
+            tracing::warn!(vm.uid = uid, %error, cause = std::error::Error::source(error).map(tracing::field::display), "repeated later");
+            Action::requeue(ctx.api_failures.failed(uid, "", (), Instant::now()))
+        }
+    }
+}

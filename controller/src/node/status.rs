@@ -1,0 +1,354 @@
+//! What to say of a virtual machine: the part of its status that this controller owns.
+//!
+//! Pure. Said from what was observed after the steps, what was wanted, and what failed; status is written when a step
+//! failed, too.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kvmoor_crds::conditions::{self, Finding, Truth, types};
+use kvmoor_crds::{
+    Address, AddressType, Phase, PhaseTransition, PowerState, Requests, ResourcesInForce, VirtualMachineStatus,
+    quantity,
+};
+
+use super::desired::{Desired, Machine};
+use super::execute::Failure;
+use super::hypervisor::{Class, Domain, DomainFacts, HvError, Power};
+use super::metadata::Halt;
+use super::observe::{Facts, Observed};
+use super::plan;
+
+/// The condition types that this controller writes.
+const OWNED: [&str; 5] =
+    [types::READY, types::PROVISIONED, types::SYNCHRONIZED, types::RESTART_REQUIRED, types::RELEASED];
+
+/// The status to be, before it has times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Report {
+    phase: Phase,
+    message: String,
+    findings: Vec<Finding>,
+}
+
+/// The owned part of the status that follows; `previous` is the whole status of before, `generation` the spec's.
+pub fn of(
+    desired: &Desired,
+    observed: &Observed,
+    failure: Option<&Failure>,
+    previous: &VirtualMachineStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> VirtualMachineStatus {
+    let facts = match observed {
+        Observed::Unreachable(error) => return unknown(error, previous, now),
+        Observed::Complete(facts) => facts,
+    };
+    let report = match (desired, &facts.domain) {
+        (Desired::Absent { .. }, _) => deleting(facts, failure),
+        (Desired::Present(machine), DomainFacts::Ours(domain)) => present(machine, domain, failure, now),
+        (Desired::Present(_), DomainFacts::Missing | DomainFacts::Foreign(_)) => not_defined(failure),
+    };
+    let mut status = owned(previous);
+    status.observed_generation = generation;
+    status.addresses = Vec::new();
+    status.started_at = None;
+    if let Desired::Present(machine) = desired {
+        status.resources = Some(resources(machine, &facts.domain));
+        if let DomainFacts::Ours(domain) = &facts.domain {
+            let metadata = &domain.metadata;
+            status.requests =
+                Some(Requests { restart: metadata.restart, reset: metadata.reset, power_off: metadata.power_off });
+            if domain.power.is_active() {
+                status.addresses = addresses(machine, domain);
+                let started_at = metadata.started_at.and_then(|millis| Timestamp::from_millisecond(millis).ok());
+                status.started_at = started_at.map(conditions::whole_seconds);
+            }
+        }
+    }
+    render(status, report, previous, generation, now)
+}
+
+/// The status of an object whose spec cannot be followed. What runs goes on running.
+pub fn invalid(
+    message: &str,
+    previous: &VirtualMachineStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> VirtualMachineStatus {
+    let reason = conditions::reasons::INVALID_SPEC;
+    let report = Report {
+        phase: Phase::Error,
+        message: message.to_owned(),
+        findings: vec![
+            Finding::new(types::SYNCHRONIZED, false, reason, message),
+            Finding::new(types::READY, false, reason, message),
+        ],
+    };
+    let mut status = owned(previous);
+    status.observed_generation = generation;
+    render(status, report, previous, generation, now)
+}
+
+/// The status while a step takes long, from what was observed before it.
+pub fn interim(
+    desired: &Desired,
+    observed: &Observed,
+    previous: &VirtualMachineStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Option<VirtualMachineStatus> {
+    let (Desired::Present(machine), Observed::Complete(facts)) = (desired, observed) else {
+        return Some(of(desired, observed, None, previous, generation, now));
+    };
+    let (phase, message) = match &facts.domain {
+        DomainFacts::Missing if machine.power == PowerState::Stopped => {
+            (Phase::Provisioning, "Its disks are being made.")
+        }
+        DomainFacts::Missing => (Phase::Starting, "Its disks are being made, then it starts."),
+        DomainFacts::Ours(domain) if domain.power.is_active() => {
+            return Some(of(desired, observed, None, previous, generation, now));
+        }
+        DomainFacts::Ours(_) if machine.power != PowerState::Stopped => (Phase::Starting, "It is being started."),
+        _ => return None,
+    };
+    let findings = vec![Finding::new(types::READY, false, phase.as_str(), message)];
+    Some(render(owned(previous), Report { phase, message: message.to_owned(), findings }, previous, generation, now))
+}
+
+/// Whether two owned parts say the same, whenever it came about.
+pub fn same(left: &VirtualMachineStatus, right: &VirtualMachineStatus) -> bool {
+    // Without `..`: a new field must be decided on here.
+    let VirtualMachineStatus {
+        id: _,
+        phase,
+        message,
+        observed_generation,
+        conditions,
+        admitted: _,
+        resources,
+        addresses,
+        requests,
+        started_at,
+        phase_transition_times: _,
+    } = left;
+    *phase == right.phase
+        && *message == right.message
+        && *observed_generation == right.observed_generation
+        && *resources == right.resources
+        && *addresses == right.addresses
+        && *requests == right.requests
+        && *started_at == right.started_at
+        && conditions.len() == right.conditions.len()
+        && conditions.iter().all(|condition| {
+            conditions::find(&right.conditions, &condition.type_)
+                .is_some_and(|other| conditions::same(condition, other))
+        })
+}
+
+/// The part of a status that this controller owns.
+pub fn owned(status: &VirtualMachineStatus) -> VirtualMachineStatus {
+    VirtualMachineStatus {
+        id: None,
+        admitted: None,
+        conditions: status
+            .conditions
+            .iter()
+            .filter(|condition| OWNED.contains(&condition.type_.as_str()))
+            .cloned()
+            .collect(),
+        ..status.clone()
+    }
+}
+
+/// Puts a report into the owned part: conditions that it does not speak of stay as they were.
+fn render(
+    mut status: VirtualMachineStatus,
+    report: Report,
+    previous: &VirtualMachineStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> VirtualMachineStatus {
+    for finding in report.findings {
+        let condition: Condition = finding.into_condition(&previous.conditions, generation, now);
+        status.conditions.retain(|old| old.type_ != condition.type_);
+        status.conditions.push(condition);
+    }
+    if previous.phase != Some(report.phase) || status.phase_transition_times.is_empty() {
+        let time: Time = conditions::whole_seconds(now);
+        status.phase_transition_times.retain(|entry| entry.phase != report.phase);
+        status.phase_transition_times.push(PhaseTransition { phase: report.phase, time });
+    }
+    status.phase = Some(report.phase);
+    status.message = Some(report.message);
+    status
+}
+
+fn unknown(error: &HvError, previous: &VirtualMachineStatus, now: Timestamp) -> VirtualMachineStatus {
+    let (reason, message) = match error.class {
+        Class::PoolMissing => ("StoragePoolUnavailable", "The host's storage pool cannot be read"),
+        _ if error.is_unreachable() => ("LibvirtUnavailable", "libvirt on the host does not answer"),
+        _ => ("ObservationFailed", "libvirt on the host does not say"),
+    };
+    let message = format!("{message}, so how it is is not known: {}", error.message);
+    let finding = |type_| Finding::new(type_, Truth::Unknown, reason, message.as_str());
+    let findings = vec![finding(types::SYNCHRONIZED), finding(types::READY)];
+    let report = Report { phase: Phase::Unknown, message: message.clone(), findings };
+    // Nothing is said of the spec, so it stays the generation of before.
+    render(owned(previous), report, previous, previous.observed_generation, now)
+}
+
+fn deleting(facts: &Facts, failure: Option<&Failure>) -> Report {
+    let gone = facts.domain == DomainFacts::Missing && facts.volumes.is_empty();
+    let mut findings = Vec::new();
+    let message = match failure {
+        Some(failure) => {
+            findings.push(Finding::new(types::SYNCHRONIZED, false, failure.reason, failure.message.as_str()));
+            findings.push(Finding::new(types::RELEASED, false, failure.reason, failure.message.as_str()));
+            failure.message.clone()
+        }
+        None if gone => {
+            findings.push(Finding::new(types::RELEASED, true, "Released", "Domain and volumes are gone."));
+            "Domain and volumes are gone.".to_owned()
+        }
+        None => "Domain and volumes are being deleted.".to_owned(),
+    };
+    findings.push(Finding::new(types::READY, false, "Deleting", message.as_str()));
+    Report { phase: Phase::Deleting, message, findings }
+}
+
+fn not_defined(failure: Option<&Failure>) -> Report {
+    let Some(failure) = failure else {
+        // Only while steps are being done; the next observation finds the domain.
+        let message = "Its disks are being made.".to_owned();
+        let findings = vec![Finding::new(types::READY, false, "Provisioning", message.as_str())];
+        return Report { phase: Phase::Provisioning, message, findings };
+    };
+    let finding = |type_| Finding::new(type_, false, failure.reason, failure.message.as_str());
+    let mut findings = vec![finding(types::SYNCHRONIZED), finding(types::READY)];
+    if matches!(failure.step, "WriteSeed" | "EnsureVolume" | "ImageMissing") {
+        findings.push(finding(types::PROVISIONED));
+    }
+    Report { phase: Phase::Error, message: failure.message.clone(), findings }
+}
+
+fn present(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> Report {
+    let (phase, message) = phase(machine, domain, failure, now);
+    let as_wanted = match (machine.power, phase) {
+        (PowerState::Running, Phase::Running)
+        | (PowerState::Paused, Phase::Paused)
+        | (PowerState::Stopped, Phase::Stopped) => failure.is_none(),
+        _ => false,
+    };
+    let ready_reason = failure.map_or(phase.as_str(), |failure| failure.reason);
+    let synchronized = match failure {
+        Some(failure) => Finding::new(types::SYNCHRONIZED, false, failure.reason, failure.message.as_str()),
+        None => Finding::new(types::SYNCHRONIZED, true, "Synchronized", ""),
+    };
+    let findings = vec![
+        Finding::new(types::READY, as_wanted, ready_reason, message.as_str()),
+        provisioned(machine, domain),
+        synchronized,
+        restart_required(machine, domain),
+    ];
+    Report { phase, message, findings }
+}
+
+fn phase(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> (Phase, String) {
+    let going = domain.metadata.stopping.is_some() || machine.power == PowerState::Stopped;
+    let said = |phase: Phase, text: &str| (phase, text.to_owned());
+    match &domain.power {
+        power if power.is_active() && going => said(Phase::Stopping, "The guest was asked to shut down."),
+        Power::Running => said(Phase::Running, "The guest runs."),
+        Power::Busy if machine.power == PowerState::Paused => said(Phase::Paused, "The guest's CPUs are halted."),
+        Power::Busy => said(Phase::Starting, "The guest's CPUs are about to run."),
+        Power::Paused => said(Phase::Paused, "The guest's CPUs are halted."),
+        Power::Asleep => said(Phase::Paused, "The guest put itself to sleep; restart it, or wake it on its console."),
+        Power::GoingDown => said(Phase::Stopping, "The guest is shutting down."),
+        Power::Stuck(why) => {
+            (Phase::Error, format!("The guest's CPUs are halted: {why}. When that is mended, restart it."))
+        }
+        Power::Off(_) if machine.power == PowerState::Stopped => said(Phase::Stopped, "The guest is off."),
+        Power::Off(_) => off(machine, domain, failure, now),
+    }
+}
+
+/// The guest is off, and is not to be.
+fn off(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> (Phase, String) {
+    if let Some(failure) = failure {
+        return (Phase::Error, failure.message.clone());
+    }
+    let metadata = &domain.metadata;
+    let due = plan::restart_due(machine.restart_policy, metadata);
+    match (metadata.halted, due) {
+        (None, _) => (Phase::Starting, "It is being started.".to_owned()),
+        (Some(Halt::Guest), None) => {
+            (Phase::Stopped, "The guest powered itself off; restart it to start it again.".to_owned())
+        }
+        (Some(Halt::Crash), None) => (
+            Phase::Error,
+            "The guest crashed, and restartPolicy leaves it off; restart it to start it again.".to_owned(),
+        ),
+        (Some(_), Some(due)) if due <= now => (Phase::Starting, "It is being started again.".to_owned()),
+        (Some(halt), Some(due)) => {
+            let what = match halt {
+                Halt::Guest => "The guest powered itself off",
+                Halt::Crash => "The guest crashed",
+            };
+            let times = metadata.crashes;
+            let at = conditions::whole_seconds(due).0;
+            (Phase::Error, format!("{what} ({times} in a row); it is started again at {at}."))
+        }
+    }
+}
+
+fn provisioned(machine: &Machine, domain: &Domain) -> Finding {
+    match (&machine.root.unknown_os, &machine.root.image, &domain.metadata.image) {
+        (Some(os), _, None) => Finding::new(
+            types::PROVISIONED,
+            true,
+            "BlankDisk",
+            format!("There was no Image {os}, so the root disk is blank."),
+        ),
+        (None, Some(image), None) => Finding::new(
+            types::PROVISIONED,
+            true,
+            "BlankDisk",
+            format!("There was no Image {} when the root disk was made, so it is blank.", image.name),
+        ),
+        _ => Finding::new(types::PROVISIONED, true, "Provisioned", ""),
+    }
+}
+
+fn restart_required(machine: &Machine, domain: &Domain) -> Finding {
+    let fields = [("cpu", domain.cpu != machine.cpu), ("memory", domain.memory_mib != machine.memory_mib)];
+    let differing: Vec<&str> = fields.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+    if !domain.power.is_active() || differing.is_empty() {
+        return Finding::new(types::RESTART_REQUIRED, false, "UpToDate", "");
+    }
+    let message = format!("Takes effect at the next restart: {}.", differing.join(", "));
+    Finding::new(types::RESTART_REQUIRED, true, "SpecChanged", message)
+}
+
+fn resources(machine: &Machine, domain: &DomainFacts) -> ResourcesInForce {
+    let (cpu, memory_mib) = match domain {
+        DomainFacts::Ours(domain) if domain.power.is_active() => (domain.cpu, domain.memory_mib),
+        _ => (machine.cpu, machine.memory_mib),
+    };
+    ResourcesInForce { cpu: i32::try_from(cpu).unwrap_or(i32::MAX), memory: quantity::from_mib(memory_mib) }
+}
+
+/// Addresses in the order of the interfaces, IPv4 before IPv6.
+fn addresses(machine: &Machine, domain: &Domain) -> Vec<Address> {
+    let position = |mac: &str| machine.nics.iter().position(|nic| nic.eq_ignore_ascii_case(mac));
+    let mut leases: Vec<_> =
+        domain.leases.iter().filter_map(|lease| Some((position(&lease.mac)?, lease.address))).collect();
+    leases.sort_by_key(|(nic, address)| (*nic, address.is_ipv6(), *address));
+    leases.dedup();
+    leases
+        .into_iter()
+        .map(|(_, address)| Address { type_: AddressType::InternalIp, address: address.to_string() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

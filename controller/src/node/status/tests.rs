@@ -1,0 +1,179 @@
+use kvmoor_crds::{Firmware, RestartPolicy, VirtType};
+
+use super::super::desired::{Identity, Root};
+use super::super::hypervisor::{HostFacts, Lease, OffCause};
+use super::super::metadata::Metadata;
+use super::super::seed::Seed;
+use super::*;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn machine(power: PowerState) -> Machine {
+    Machine {
+        identity: Identity { uid: "u".into(), namespace: "ns".into(), name: "web".into() },
+        power,
+        restart_policy: RestartPolicy::OnFailure,
+        grace: std::time::Duration::from_secs(30),
+        requests: Requests::default(),
+        cpu: 2,
+        memory_mib: 512,
+        firmware: Firmware::Bios,
+        nics: vec!["52:54:00:00:00:01".into(), "52:54:00:00:00:02".into()],
+        root: Root { volume: "root".into(), capacity: 1, image: None, unknown_os: Some("beos".into()) },
+        disks: Vec::new(),
+        seed: Seed {
+            volume: "s".into(),
+            instance_id: "u".into(),
+            host_name: "web".into(),
+            ssh_authorized_keys: Vec::new(),
+        },
+    }
+}
+
+fn domain(power: Power, metadata: Metadata) -> DomainFacts {
+    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 512, leases: Vec::new() }))
+}
+
+fn complete(domain: DomainFacts) -> Observed {
+    let host = HostFacts {
+        virt: Ok(VirtType::Qemu),
+        architecture: "x86_64".into(),
+        boot_id: "b".into(),
+        pool: "p".into(),
+        network: "n".into(),
+        cpus: 1,
+        memory: 1,
+        libvirt_version: String::new(),
+        hypervisor_version: String::new(),
+    };
+    Observed::Complete(Box::new(Facts { host, domain, image: None, volumes: Vec::new(), pressed_at: None }))
+}
+
+fn status(power: PowerState, domain: DomainFacts, failure: Option<&Failure>) -> VirtualMachineStatus {
+    let desired = Desired::Present(Box::new(machine(power)));
+    of(&desired, &complete(domain), failure, &VirtualMachineStatus::default(), Some(3), now())
+}
+
+fn condition<'a>(status: &'a VirtualMachineStatus, type_: &str) -> (&'a str, &'a str) {
+    let found = conditions::find(&status.conditions, type_).unwrap();
+    (found.status.as_str(), found.reason.as_str())
+}
+
+#[test]
+fn phases() {
+    let plain = Metadata::default;
+    let stopping = || Metadata { stopping: Some(1), ..plain() };
+    let halted =
+        |halt| Metadata { halted: Some(halt), crashes: 1, crashed_at: Some(now().as_millisecond()), ..plain() };
+    let off = || Power::Off(OffCause::Other);
+    use PowerState::{Paused, Running, Stopped};
+    let cases = [
+        (Running, Power::Running, plain(), Phase::Running, "True"),
+        (Running, Power::Running, stopping(), Phase::Stopping, "False"),
+        (Stopped, Power::Running, plain(), Phase::Stopping, "False"),
+        (Stopped, off(), plain(), Phase::Stopped, "True"),
+        (Paused, Power::Paused, plain(), Phase::Paused, "True"),
+        (Running, Power::Paused, plain(), Phase::Paused, "False"),
+        (Running, Power::Busy, plain(), Phase::Starting, "False"),
+        (Running, Power::Stuck("x".into()), plain(), Phase::Error, "False"),
+        (Running, off(), plain(), Phase::Starting, "False"),
+        (Running, off(), halted(Halt::Guest), Phase::Stopped, "False"),
+        (Running, off(), halted(Halt::Crash), Phase::Error, "False"),
+    ];
+    for (wanted, power, metadata, phase, ready) in cases {
+        let case = format!("{wanted:?} {power:?} {metadata:?}");
+        let status = status(wanted, domain(power, metadata), None);
+        assert_eq!(status.phase, Some(phase), "{case}");
+        assert_eq!(condition(&status, types::READY).0, ready, "{case}");
+        assert_eq!(status.observed_generation, Some(3));
+    }
+}
+
+#[test]
+fn failures_are_told_in_every_condition_they_concern() {
+    let failure = Failure { step: "EnsureVolume", reason: "PoolFull", message: "make room".into() };
+    let status = status(PowerState::Running, DomainFacts::Missing, Some(&failure));
+    assert_eq!(status.phase, Some(Phase::Error));
+    assert_eq!(status.message.as_deref(), Some("make room"));
+    for type_ in [types::READY, types::SYNCHRONIZED, types::PROVISIONED] {
+        assert_eq!(condition(&status, type_), ("False", "PoolFull"));
+    }
+}
+
+#[test]
+fn tells_of_blank_disks_and_of_what_a_restart_brings() {
+    let status = status(PowerState::Running, domain(Power::Running, Metadata::default()), None);
+    assert_eq!(condition(&status, types::PROVISIONED), ("True", "BlankDisk"));
+    assert_eq!(condition(&status, types::RESTART_REQUIRED), ("True", "SpecChanged"));
+    let message = &conditions::find(&status.conditions, types::RESTART_REQUIRED).unwrap().message;
+    assert_eq!(message, "Takes effect at the next restart: cpu.");
+}
+
+#[test]
+fn not_to_know_keeps_what_was_known() {
+    let known = status(PowerState::Running, domain(Power::Running, Metadata::default()), None);
+    let error = HvError::new(Class::Disconnected, "ask", "gone");
+    let desired = Desired::Present(Box::new(machine(PowerState::Running)));
+    let unknown = of(&desired, &Observed::Unreachable(error), None, &known, Some(9), now());
+    assert_eq!(unknown.phase, Some(Phase::Unknown));
+    assert_eq!(condition(&unknown, types::READY), ("Unknown", "LibvirtUnavailable"));
+    assert_eq!(condition(&unknown, types::PROVISIONED), ("True", "BlankDisk"));
+    assert_eq!((unknown.observed_generation, &unknown.resources), (Some(3), &known.resources));
+}
+
+#[test]
+fn says_released_only_when_all_is_gone() {
+    let identity = machine(PowerState::Running).identity;
+    let desired = Desired::Absent { identity, confirmed: true };
+    let previous = VirtualMachineStatus::default();
+    let released = |observed: &Observed, failure| {
+        let status = of(&desired, observed, failure, &previous, None, now());
+        assert_eq!(status.phase, Some(Phase::Deleting));
+        conditions::is_true(&status.conditions, types::RELEASED)
+    };
+    let mut observed = complete(DomainFacts::Missing);
+    assert!(released(&observed, None));
+    let Observed::Complete(facts) = &mut observed else { panic!() };
+    facts.volumes.push("root".into());
+    assert!(!released(&observed, None));
+    assert!(!released(&complete(domain(Power::Running, Metadata::default())), None));
+    assert!(!released(&complete(DomainFacts::Foreign("x".into())), None));
+    let failure = Failure { step: "x", reason: "x", message: "x".into() };
+    assert!(!released(&complete(DomainFacts::Missing), Some(&failure)));
+}
+
+#[test]
+fn addresses_are_in_the_order_of_the_interfaces() {
+    let lease = |mac: &str, address: &str| Lease { mac: mac.into(), address: address.parse().unwrap() };
+    let leases = vec![
+        lease("52:54:00:00:00:02", "10.0.0.2"),
+        lease("52:54:00:00:00:01", "fe80::1"),
+        lease("52:54:00:00:00:01", "10.0.0.1"),
+        lease("52:54:00:00:00:09", "10.0.0.9"),
+    ];
+    let running = Domain { power: Power::Running, metadata: Metadata::default(), cpu: 1, memory_mib: 1, leases };
+    let status = status(PowerState::Running, DomainFacts::Ours(Box::new(running)), None);
+    let found: Vec<_> = status.addresses.iter().map(|address| address.address.as_str()).collect();
+    assert_eq!(found, ["10.0.0.1", "fe80::1", "10.0.0.2"]);
+}
+
+#[test]
+fn the_same_said_at_another_time_is_the_same() {
+    let facts = || domain(Power::Running, Metadata::default());
+    let first = status(PowerState::Running, facts(), None);
+    let desired = Desired::Present(Box::new(machine(PowerState::Running)));
+    let later = now() + jiff::SignedDuration::from_secs(60);
+    let second = of(&desired, &complete(facts()), None, &first, Some(3), later);
+    assert!(same(&first, &second));
+    assert_eq!(first.phase_transition_times, second.phase_transition_times);
+    assert!(!same(&first, &of(&desired, &complete(facts()), None, &first, Some(4), later)));
+}
+
+#[test]
+fn leaves_out_what_the_cluster_controller_owns() {
+    let admitted = Finding::new(types::ADMITTED, true, "WithinQuota", "").into_condition(&[], None, now());
+    let status = VirtualMachineStatus { id: Some(7), conditions: vec![admitted], ..VirtualMachineStatus::default() };
+    assert_eq!(owned(&status), VirtualMachineStatus::default());
+}
