@@ -1,0 +1,50 @@
+//! Command line and environment.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Kvmoor's REST and WebSocket API.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Address to listen on.
+    #[arg(long, env = "KVMOOR_LISTEN", default_value = "0.0.0.0:18443")]
+    pub listen: SocketAddr,
+    /// Namespace of this installation: its Secrets and the default quota.
+    #[arg(long, env = "KVMOOR_SYSTEM_NAMESPACE", default_value = "kvmoor-system")]
+    pub system_namespace: String,
+    /// Most connections at a time.
+    #[arg(long, env = "KVMOOR_MAX_CONNECTIONS", default_value_t = 8192)]
+    pub max_connections: usize,
+    /// Format of the log on standard error.
+    #[arg(long, env = "KVMOOR_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Begins to log, filtered by RUST_LOG.
+    pub fn start(self) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let stderr = std::io::stderr();
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(stderr.is_terminal())
+            .with_writer(std::io::stderr);
+        match self {
+            Self::Text => log.init(),
+            Self::Json => log.json().flatten_event(true).init(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Authorization by type. A handler gets a virtual machine or a user only through one of these extractors, so none can
+//! forget to ask; what a caller may not see is 404 for it, as if it were not there.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, FromRequestParts, Path};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use kvmoor_crds::{User, UserRole, VirtualMachine};
+
+use super::throttle::Source;
+use crate::app::AppState;
+use crate::error::{ApiError, Noun};
+use crate::store::Stored;
+
+/// Somebody with a session in force.
+#[derive(Debug, Clone)]
+pub struct Authn {
+    /// The user as it is now, not as it was at login.
+    pub user: Arc<User>,
+    /// The user's number.
+    pub id: i64,
+}
+
+impl Authn {
+    /// Whether everything may be done.
+    pub fn is_admin(&self) -> bool {
+        self.user.spec.role == UserRole::Admin
+    }
+
+    /// The user's own namespace.
+    pub fn namespace(&self) -> Result<&str, ApiError> {
+        let message = "Your account is still being set up; try again in a moment";
+        self.user.tenant_namespace().ok_or(ApiError::unavailable(message))
+    }
+
+    /// Whether that virtual machine may be seen and used.
+    pub fn may_use(&self, vm: &VirtualMachine) -> bool {
+        self.is_admin()
+            || (vm.metadata.namespace.is_some() && vm.metadata.namespace.as_deref() == self.user.tenant_namespace())
+    }
+}
+
+impl FromRequestParts<AppState> for Authn {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let token = bearer(parts)?;
+        let claims = app.keys.verify(token).await?;
+        let user = app.stores.users()?.read().by_uid(&claims.sub).cloned();
+        let in_force = |user: &Arc<User>| {
+            user.spec.approved && user.spec.session_epoch == claims.epoch && user.metadata.deletion_timestamp.is_none()
+        };
+        let user = user.filter(in_force).ok_or(ApiError::Unauthorized("Invalid or expired token"))?;
+        let id = user.id().ok_or(ApiError::unavailable("Your account has no number yet; try again in a moment"))?;
+        tracing::Span::current().record("user.id", id);
+        Ok(Self { user, id })
+    }
+}
+
+fn bearer(parts: &Parts) -> Result<&str, ApiError> {
+    let missing = ApiError::Unauthorized("Authorization: Bearer <token> is required");
+    let Some(header) = parts.headers.get(AUTHORIZATION) else { return Err(missing) };
+    let (scheme, token) = header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(missing)?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(token.trim())
+    } else {
+        Err(ApiError::Unauthorized("Authorization: Bearer <token> is required"))
+    }
+}
+
+/// An admin with a session in force.
+#[derive(Debug, Clone)]
+pub struct Admin(pub Authn);
+
+impl FromRequestParts<AppState> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let caller = Authn::from_request_parts(parts, app).await?;
+        if caller.is_admin() { Ok(Self(caller)) } else { Err(ApiError::Forbidden("Admin access required".to_owned())) }
+    }
+}
+
+/// The virtual machine that the path names, for somebody who may use it.
+#[derive(Debug, Clone)]
+pub struct OwnedVm {
+    /// The virtual machine as last seen.
+    pub vm: Arc<VirtualMachine>,
+    /// Its number.
+    pub id: i64,
+}
+
+impl FromRequestParts<AppState> for OwnedVm {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let caller = Authn::from_request_parts(parts, app).await?;
+        let id = path_id(parts, Noun::Vm).await?;
+        let vm = app.stores.vms()?.read().by_id(id).cloned();
+        let vm = vm.filter(|vm| caller.may_use(vm)).ok_or(ApiError::NotFound(Noun::Vm))?;
+        Ok(Self { vm, id })
+    }
+}
+
+/// The user that the path names, for an admin.
+#[derive(Debug, Clone)]
+pub struct TargetUser {
+    /// The user as last seen.
+    pub user: Arc<User>,
+    /// Its number.
+    pub id: i64,
+}
+
+impl FromRequestParts<AppState> for TargetUser {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        Admin::from_request_parts(parts, app).await?;
+        let id = path_id(parts, Noun::User).await?;
+        Self::find(app, id)
+    }
+}
+
+impl TargetUser {
+    /// The user with that number. The caller must have been an admin.
+    pub fn find(app: &AppState, id: i64) -> Result<Self, ApiError> {
+        let user = app.stores.users()?.read().by_id(id).cloned();
+        let user =
+            user.filter(|user| user.metadata.deletion_timestamp.is_none()).ok_or(ApiError::NotFound(Noun::User))?;
+        Ok(Self { user, id })
+    }
+}
+
+/// The `{id}` of the path. What cannot be an id names nothing.
+async fn path_id(parts: &mut Parts, noun: Noun) -> Result<i64, ApiError> {
+    let Path(text) = Path::<String>::from_request_parts(parts, &()).await.map_err(|_| ApiError::NotFound(noun))?;
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|id| digits && *id > 0).ok_or(ApiError::NotFound(noun))
+}
+
+/// Where the request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
+impl Peer {
+    /// The peer as throttling sees it.
+    pub fn source(self) -> Source {
+        self.0.into()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        Ok(Self(peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip())))
+    }
+}

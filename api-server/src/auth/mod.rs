@@ -1,0 +1,10 @@
+//! Who may do what: passwords, session tokens, throttling, and the extractors by which a handler's very signature says
+//! what its caller is allowed.
+
+pub mod extract;
+pub mod keys;
+pub mod password;
+mod phc;
+pub mod throttle;
+pub mod token;
+mod workers;

@@ -1,0 +1,69 @@
+//! Kvmoor's API server: REST over the Kubernetes API.
+//!
+//! It keeps nothing of its own. Reads come from caches that watches keep current, writes are custom resources, and the
+//! controllers do the rest; so any number of these servers run side by side.
+
+mod app;
+mod args;
+mod auth;
+mod error;
+mod extract;
+mod middleware;
+mod model;
+mod number;
+mod openapi;
+mod router;
+mod routes;
+mod server;
+mod store;
+mod user;
+mod vm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use kvmoor_crds::client;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::args::Args;
+use crate::store::Stores;
+
+/// How long work may go on whose requests are gone, when the server is to stop.
+const FINISH: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Args { listen, system_namespace, max_connections, log_format } = Args::parse();
+    log_format.start();
+    let client = client::connect(client::DEADLINE).await?;
+    let app = Arc::new(App::new(client, system_namespace, Stores::default())?);
+    app.start();
+    stop_on_signal(app.stop.clone())?;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    server::serve(listener, router::router(app.clone())?, max_connections, app.stop.clone()).await;
+    app.tasks.close();
+    if tokio::time::timeout(FINISH, app.tasks.wait()).await.is_err() {
+        tracing::warn!("work was still going on when the time to stop was over");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! A virtual machine over REST.
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::{Phase, VirtualMachine, VirtualMachineStatus};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::mib;
+
+/// Whether a virtual machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum Status {
+    /// The guest is on.
+    Running,
+    /// The guest is off, or not yet on.
+    Stopped,
+    /// The guest's CPUs are halted.
+    Paused,
+    /// It cannot be what was asked, or its host is lost; `message` says why.
+    Error,
+}
+
+impl From<Phase> for Status {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            // A guest that was asked to shut down runs until it has.
+            Phase::Running | Phase::Stopping => Self::Running,
+            Phase::Paused => Self::Paused,
+            Phase::Error | Phase::Unknown => Self::Error,
+            Phase::Pending
+            | Phase::Provisioning
+            | Phase::Starting
+            | Phase::Stopped
+            | Phase::Restoring
+            | Phase::Deleting => Self::Stopped,
+        }
+    }
+}
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = VM)]
+pub struct Vm {
+    /// Number, never given twice.
+    #[schema(minimum = 1, example = 1)]
+    pub id: i64,
+    /// UUID of the virtual machine and of its libvirt domain.
+    #[schema(format = Uuid, example = "550e8400-e29b-41d4-a716-446655440000")]
+    pub uuid: String,
+    /// Name for people.
+    #[schema(example = "My VM")]
+    pub name: String,
+    /// Virtual CPUs.
+    #[schema(minimum = 1, example = 2)]
+    pub cpu: i32,
+    /// Memory in MiB.
+    #[schema(minimum = 16, example = 2048)]
+    pub memory: u64,
+    /// Whether it runs.
+    pub status: Status,
+    /// The image that its disk was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "ubuntu-desktop", nullable = false)]
+    pub os_type: Option<String>,
+    /// Number of the user whose it is.
+    #[schema(minimum = 1, example = 1)]
+    pub owner_id: i64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Where it is in its life, more precisely than `status`.
+    #[schema(example = "Running")]
+    pub phase: String,
+    /// Why, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub message: Option<String>,
+    /// Addresses of the guest.
+    pub addresses: Vec<String>,
+    /// The host that it is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub host: Option<String>,
+    /// Whether a change waits for the next restart.
+    pub restart_required: bool,
+    /// Namespace of its Kubernetes object.
+    #[schema(example = "kvmoor-user-admin")]
+    pub namespace: String,
+    /// Name of its Kubernetes object, and of the guest.
+    #[schema(example = "my-vm-x7k2p")]
+    pub resource_name: String,
+}
+
+impl Vm {
+    /// The virtual machine over REST; `None` as long as it has no number.
+    pub fn new(vm: &VirtualMachine, owner_id: i64) -> Option<Self> {
+        let status = vm.status.as_ref()?;
+        let created_at = vm.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let phase = if vm.metadata.deletion_timestamp.is_some() {
+            Phase::Deleting
+        } else {
+            status.phase.unwrap_or(Phase::Pending)
+        };
+        Some(Self {
+            id: status.id?,
+            uuid: vm.uid().unwrap_or_default(),
+            name: vm.spec.display_name.clone().unwrap_or_else(|| vm.name_any()),
+            cpu: vm.spec.cpu,
+            memory: mib(&vm.spec.memory),
+            status: phase.into(),
+            os_type: vm.spec.os_type.clone(),
+            owner_id,
+            created_at,
+            updated_at: newest_change(status, created_at),
+            phase: phase.as_str().to_owned(),
+            message: status.message.clone().filter(|message| !message.is_empty()),
+            addresses: status.addresses.iter().map(|address| address.address.clone()).collect(),
+            host: vm.spec.node_name.clone(),
+            restart_required: conditions::is_true(&status.conditions, types::RESTART_REQUIRED),
+            namespace: vm.namespace().unwrap_or_default(),
+            resource_name: vm.name_any(),
+        })
+    }
+}
+
+fn newest_change(status: &VirtualMachineStatus, created_at: Timestamp) -> Timestamp {
+    let conditions = status.conditions.iter().map(|condition| condition.last_transition_time.0);
+    let phases = status.phase_transition_times.iter().map(|transition| transition.time.0);
+    let started = status.started_at.iter().map(|time| time.0);
+    conditions.chain(phases).chain(started).fold(created_at, Timestamp::max)
+}
+
+/// The answer to a deletion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = VMDeleted)]
+pub struct Deleted {
+    /// Always true.
+    #[schema(example = true)]
+    pub deleted: bool,
+    /// Number of the virtual machine.
+    #[schema(example = 1)]
+    pub vm_id: i64,
+    /// Its name.
+    #[schema(example = "My VM")]
+    pub name: String,
+    /// When the deletion was asked for.
+    pub timestamp: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn vm(value: serde_json::Value) -> VirtualMachine {
+        let mut object = json!({
+            "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachine",
+            "metadata": {
+                "name": "my-vm-abcde", "namespace": "kvmoor-user-admin", "uid": "550e8400-e29b-41d4-a716-446655440000",
+                "creationTimestamp": "2024-12-23T10:00:00Z",
+            },
+            "spec": { "displayName": "My VM", "cpu": 2, "memory": "2Gi", "osType": "ubuntu-desktop" },
+        });
+        for (key, part) in value.as_object().unwrap() {
+            object[key] = part.clone();
+        }
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn has_the_references_fields() {
+        let vm = vm(json!({ "status": { "id": 1, "phase": "Running" } }));
+        let value = serde_json::to_value(Vm::new(&vm, 1).unwrap()).unwrap();
+        let reference = json!({
+            "id": 1,
+            "uuid": "550e8400-e29b-41d4-a716-446655440000",
+            "name": "My VM",
+            "cpu": 2,
+            "memory": 2048,
+            "status": "Running",
+            "os_type": "ubuntu-desktop",
+            "owner_id": 1,
+            "created_at": "2024-12-23T10:00:00Z",
+            "updated_at": "2024-12-23T10:00:00Z",
+        });
+        for (key, expected) in reference.as_object().unwrap() {
+            assert_eq!(value.get(key), Some(expected), "{key}");
+        }
+        assert!(value.as_object().unwrap().values().all(|value| !value.is_null()), "{value}");
+    }
+
+    #[test]
+    fn has_no_number_before_it_is_given() {
+        assert_eq!(Vm::new(&vm(json!({})), 1), None);
+        assert_eq!(Vm::new(&vm(json!({ "status": { "phase": "Pending" } })), 1), None);
+    }
+
+    #[test]
+    fn updated_at_is_the_newest_change() {
+        let status = json!({
+            "id": 1,
+            "conditions": [{ "type": "Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2024-12-23T10:00:05Z" }],
+            "phaseTransitionTimes": [
+                { "phase": "Running", "time": "2024-12-23T10:00:07Z" },
+                { "phase": "Starting", "time": "2024-12-23T10:00:03Z" },
+            ],
+        });
+        let vm = Vm::new(&vm(json!({ "status": status })), 1).unwrap();
+        assert_eq!(vm.updated_at.to_string(), "2024-12-23T10:00:07Z");
+        assert_eq!(vm.created_at.to_string(), "2024-12-23T10:00:00Z");
+    }
+
+    #[test]
+    fn every_phase_has_its_status() {
+        let cases = [
+            (Phase::Running, Status::Running),
+            (Phase::Stopping, Status::Running),
+            (Phase::Paused, Status::Paused),
+            (Phase::Error, Status::Error),
+            (Phase::Unknown, Status::Error),
+            (Phase::Pending, Status::Stopped),
+            (Phase::Provisioning, Status::Stopped),
+            (Phase::Starting, Status::Stopped),
+            (Phase::Stopped, Status::Stopped),
+            (Phase::Restoring, Status::Stopped),
+            (Phase::Deleting, Status::Stopped),
+        ];
+        for (phase, status) in cases {
+            assert_eq!(Status::from(phase), status, "{phase:?}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The OpenAPI document: what holds for all operations. The operations themselves stand with their handlers.
+
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder};
+use utoipa::{Modify, OpenApi as _};
+
+use crate::error::ErrorBody;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Kvmoor API",
+        description = "Virtual machines on the KVM hosts of a Kubernetes cluster.\n\nEvery answer has the header `x-request-id`, which the server's log line has too. Memory is in MiB, times are RFC 3339 in UTC.",
+    ),
+    components(schemas(ErrorBody)),
+    modifiers(&Bearer),
+    tags(
+        (name = "health", description = "Whether the server works"),
+        (name = "auth", description = "Sessions and one's own account"),
+        (name = "vms", description = "Virtual machines"),
+        (name = "quota", description = "What one's virtual machines may add up to"),
+        (name = "images", description = "What a virtual machine's disk can start from"),
+        (name = "hosts", description = "KVM hosts, for admins"),
+        (name = "users", description = "Accounts, for admins"),
+    )
+)]
+struct Base;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+/// The document without operations.
+pub fn base() -> OpenApi {
+    Base::openapi()
+}
+
+/// Adds to every operation the errors that it shares with all operations of its shape.
+pub fn add_common_errors(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let has_id = path.contains('{');
+        for operation in operations(item) {
+            let has_body = operation.request_body.is_some();
+            let has_input = has_body || operation.parameters.iter().flatten().any(is_query);
+            let protected = operation.security.as_ref().is_some_and(|schemes| !schemes.is_empty());
+            let admin = protected && (path.starts_with("/api/admin/") || path == "/api/hosts" || path == "/api/quota");
+            let errors = [
+                ("400", has_input, "The request does not fit; the message says what to change"),
+                ("401", protected, "No session, or one that has ended"),
+                ("403", admin, "Admin access required"),
+                ("404", has_id, "Not there, or somebody else's"),
+                ("413", has_body, "The body is larger than 1 MiB"),
+                ("415", has_body, "The body is not application/json"),
+                ("500", true, "A fault of the server"),
+                ("503", true, "Something that the server needs does not answer; try again"),
+            ];
+            for (code, applies, description) in errors {
+                if applies && !operation.responses.responses.contains_key(code) {
+                    add(operation, code, description);
+                }
+            }
+        }
+    }
+}
+
+fn is_query(parameter: &RefOr<Parameter>) -> bool {
+    matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query)
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+}
+
+fn add(operation: &mut Operation, code: &str, description: &str) {
+    let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+    let response = ResponseBuilder::new().description(description).content("application/json", body).build();
+    operation.responses.responses.insert(code.to_owned(), response.into());
+}

@@ -1,0 +1,73 @@
+//! Every route of the API, on one screen.
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Router, middleware as layer};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::app::AppState;
+use crate::error::{ApiError, Noun};
+use crate::routes::{auth, health, hosts, images, quota, users, vms};
+use crate::{middleware, openapi};
+
+/// Where the OpenAPI document is.
+const DOCUMENT: &str = "/api/openapi.json";
+/// Most bytes of a request's body.
+const BODY: usize = 1 << 20;
+
+/// The API's routes and the document that describes them.
+fn api() -> (Router<AppState>, OpenApi) {
+    let routes = OpenApiRouter::new()
+        .routes(routes!(health::get::health))
+        .routes(routes!(health::ready::ready))
+        .routes(routes!(auth::login::login))
+        .routes(routes!(auth::register::register))
+        .routes(routes!(auth::me::me))
+        .routes(routes!(auth::logout::logout))
+        .routes(routes!(auth::password::change_password))
+        .routes(routes!(vms::list::list_vms, vms::create::create_vm))
+        .routes(routes!(vms::get::get_vm, vms::delete::delete_vm))
+        .routes(routes!(vms::action::act_on_vm))
+        .routes(routes!(vms::events::list_vm_events))
+        .routes(routes!(quota::get::get_quota, quota::put::set_quota))
+        .routes(routes!(images::list::list_images))
+        .routes(routes!(hosts::list::list_hosts))
+        .routes(routes!(users::list::list_users, users::create::create_user))
+        .routes(routes!(users::get::get_user, users::update::update_user, users::delete::delete_user))
+        .routes(routes!(users::role::set_role))
+        .routes(routes!(users::approve::approve_user));
+    let (router, mut document) = OpenApiRouter::with_openapi(openapi::base()).nest("/api", routes).split_for_parts();
+    openapi::add_common_errors(&mut document);
+    (router, document)
+}
+
+/// Everything that is served.
+pub fn router(app: AppState) -> Result<Router, serde_json::Error> {
+    let (routes, document) = api();
+    let document: Arc<str> = document.to_json()?.into();
+    let serve_document = move || {
+        let document = document.clone();
+        async move { ([(CONTENT_TYPE, "application/json")], document.to_string()).into_response() }
+    };
+    Ok(routes
+        .route(DOCUMENT, get(serve_document))
+        .merge(SwaggerUi::new("/swagger").config(Config::from(DOCUMENT)))
+        .fallback(async || ApiError::NotFound(Noun::Endpoint))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(DefaultBodyLimit::max(BODY))
+        .layer(layer::from_fn(middleware::deadline))
+        .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(layer::from_fn(middleware::log))
+        .with_state(app))
+}
+
+#[cfg(test)]
+mod tests;

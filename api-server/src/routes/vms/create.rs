@@ -1,0 +1,153 @@
+//! `POST /api/vms`
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::show;
+use crate::app::AppState;
+use crate::auth::extract::Authn;
+use crate::error::{ApiError, ErrorBody};
+use crate::extract::Body;
+use crate::model::Vm;
+use crate::number::{optional_whole, whole};
+use crate::vm::create::{NewVm, create};
+use crate::vm::validate;
+
+/// A virtual machine to create.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CreateVM)]
+pub struct CreateVm {
+    /// Name for people, free text.
+    #[schema(
+        example = "My VM",
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    pub name: String,
+    /// Virtual CPUs.
+    #[schema(example = 2, minimum = 1, maximum = 512)]
+    #[serde(deserialize_with = "whole")]
+    pub cpu: i64,
+    /// Memory in MiB.
+    #[schema(example = 2048, minimum = 16, maximum = 16777216)]
+    #[serde(deserialize_with = "whole")]
+    pub memory: i64,
+    /// Name of the image that the disk starts from. Where there is none of that name, the disk is blank.
+    #[schema(example = "ubuntu-desktop", max_length = 63, pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    pub os_type: Option<String>,
+    /// Size of the disk in MiB; at least the image's own.
+    #[schema(example = 20480, minimum = 1, maximum = 67108864)]
+    #[serde(default, deserialize_with = "optional_whole")]
+    pub disk: Option<i64>,
+    /// Public keys that may log in to the guest, in the format of authorized_keys.
+    #[serde(default)]
+    #[schema(max_items = 64)]
+    pub ssh_authorized_keys: Vec<SshKey>,
+    /// Whether to start it.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    pub start: bool,
+}
+
+/// A public key, in the format of a line of authorized_keys.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(
+    example = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKyAKw27lhVRRYMIZtmHeBqJDPmSp5Fwvn3BBVy0ZzQO user@example.com",
+    min_length = 1,
+    max_length = 8192,
+    pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+)]
+pub struct SshKey(String);
+
+fn yes() -> bool {
+    true
+}
+
+impl CreateVm {
+    fn check(self) -> Result<NewVm, ApiError> {
+        let Self { name, cpu, memory, os_type, disk, ssh_authorized_keys, start } = self;
+        validate::name(&name)?;
+        os_type.as_deref().map_or(Ok(()), validate::os_type)?;
+        let ssh_authorized_keys: Vec<_> = ssh_authorized_keys.into_iter().map(|SshKey(key)| key).collect();
+        validate::ssh_keys(&ssh_authorized_keys)?;
+        Ok(NewVm {
+            name,
+            cpu: validate::cpu(cpu)?,
+            memory: validate::memory(memory)?,
+            os_type,
+            disk: disk.map(validate::disk).transpose()?,
+            ssh_authorized_keys,
+            start,
+        })
+    }
+}
+
+/// Create a virtual machine, and start it
+#[utoipa::path(
+    post,
+    path = "/vms",
+    operation_id = "create_vm",
+    tag = "vms",
+    security(("bearer" = [])),
+    request_body = CreateVm,
+    responses(
+        (status = 201, description = "The virtual machine, within quota and soon running", body = Vm),
+        (status = 403, description = "More than the quota; the message has the numbers", body = ErrorBody),
+        (status = 409, description = "The namespace is being deleted", body = ErrorBody),
+    )
+)]
+pub async fn create_vm(
+    State(app): State<AppState>,
+    caller: Authn,
+    Body(body): Body<CreateVm>,
+) -> Result<(StatusCode, Json<Vm>), ApiError> {
+    let new = body.check()?;
+    let namespace = caller.namespace()?.to_owned();
+    let work = app.clone();
+    let vm = app.to_completion(async move { create(&work, &namespace, &new).await }).await?;
+    Ok((StatusCode::CREATED, show(&app, &vm)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(body: serde_json::Value) -> Result<NewVm, String> {
+        let body: CreateVm = serde_json::from_value(body).map_err(|error| error.to_string())?;
+        body.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_references_example_is_accepted() {
+        let body = json!({ "name": "My VM", "cpu": 2, "memory": 2048, "os_type": "ubuntu-desktop" });
+        let new = check(body).unwrap();
+        assert!(new.start);
+        assert_eq!((new.cpu, new.memory), (2, 2048));
+        assert!(!check(json!({ "name": "x", "cpu": 1, "memory": 16, "start": false })).unwrap().start);
+    }
+
+    #[test]
+    fn wrong_bodies_say_what_is_wrong() {
+        let of = |change: (&str, serde_json::Value)| {
+            let mut body = json!({ "name": "x", "cpu": 1, "memory": 64 });
+            body[change.0] = change.1;
+            check(body).unwrap_err()
+        };
+        assert_eq!(of(("cpu", json!(0))), "CPU must be greater than 0");
+        assert_eq!(of(("memory", json!(0))), "Memory must be greater than 0");
+        assert_eq!(of(("disk", json!(0))), "Disk must be greater than 0");
+        assert!(of(("cpu", json!("2"))).contains("invalid type"));
+        assert!(of(("cpu", json!(1.5))).contains("expected a whole number"));
+        assert!(of(("memory", json!(1e30))).contains("expected a whole number"));
+        assert!(of(("nodeName", json!("host-1"))).contains("unknown field"));
+        assert!(check(json!({ "name": "x" })).unwrap_err().contains("missing field"));
+    }
+}

@@ -1,0 +1,25 @@
+//! Virtual machines.
+
+pub mod action;
+pub mod create;
+pub mod delete;
+pub mod events;
+pub mod get;
+pub mod list;
+
+use axum::Json;
+use kvmoor_crds::VirtualMachine;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::model::Vm;
+use crate::vm::owner::Owners;
+
+/// A virtual machine over REST.
+fn show(app: &App, vm: &VirtualMachine) -> Result<Json<Vm>, ApiError> {
+    let users = app.stores.users()?.read();
+    Owners::new(&users)
+        .show(vm)
+        .map(Json)
+        .ok_or(ApiError::unavailable("The VM has no number yet; try again in a moment"))
+}

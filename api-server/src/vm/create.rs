@@ -1,0 +1,165 @@
+//! Creating a virtual machine: the object is written, the cluster controller counts it against the quota and gives it
+//! its number, and only then is there an answer. What is refused is taken back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt};
+use kvmoor_crds::{CloudInit, PowerState, RootDisk, VirtualMachine, VirtualMachineSpec, names, quantity};
+use serde_json::json;
+
+use super::name;
+use super::verdict::{Verdict, refusal};
+use crate::app::App;
+use crate::error::{ApiError, Noun, from_kube};
+use crate::store::Stored;
+
+/// How long the cluster controller may take to admit or refuse.
+pub const ADMISSION: Duration = Duration::from_secs(5);
+/// How long an answer waits at most for the cache to have forgotten what was taken back.
+const GONE: Duration = Duration::from_secs(2);
+/// Fresh names tried when one is taken.
+const NAMES: u32 = 3;
+
+/// A virtual machine to create, checked.
+#[derive(Debug, Clone)]
+pub struct NewVm {
+    /// Name for people.
+    pub name: String,
+    /// Virtual CPUs.
+    pub cpu: i32,
+    /// Memory in MiB.
+    pub memory: u64,
+    /// Image.
+    pub os_type: Option<String>,
+    /// Size of the root disk in MiB.
+    pub disk: Option<u64>,
+    /// Public keys for the guest's account.
+    pub ssh_authorized_keys: Vec<String>,
+    /// Whether to start it.
+    pub start: bool,
+}
+
+impl NewVm {
+    /// The object, with a fresh name.
+    fn object(&self) -> Result<VirtualMachine, ApiError> {
+        // Through JSON, so that everything not asked for here has the default that the schema has.
+        let minimal = json!({ "cpu": self.cpu, "memory": quantity::from_mib(self.memory) });
+        let defaults: VirtualMachineSpec = serde_json::from_value(minimal).map_err(ApiError::internal)?;
+        let spec = VirtualMachineSpec {
+            display_name: Some(self.name.clone()),
+            os_type: self.os_type.clone(),
+            disk: self.disk.map(|mib| RootDisk { size: Some(quantity::from_mib(mib)) }),
+            cloud_init: (!self.ssh_authorized_keys.is_empty())
+                .then(|| CloudInit { ssh_authorized_keys: self.ssh_authorized_keys.clone() }),
+            power_state: if self.start { PowerState::Running } else { PowerState::Stopped },
+            ..defaults
+        };
+        Ok(VirtualMachine::new(&name::generate(&self.name), spec))
+    }
+}
+
+/// Creates `new` in `namespace` and answers when it is admitted and has its number. Not to be dropped before its end:
+/// what is refused would stay.
+pub async fn create(app: &App, namespace: &str, new: &NewVm) -> Result<Arc<VirtualMachine>, ApiError> {
+    let api: Api<VirtualMachine> = Api::namespaced(app.client.clone(), namespace);
+    let created = post(app, &api, new).await?;
+    let uid = created.uid().unwrap_or_default();
+    let generation = created.metadata.generation.unwrap_or_default();
+    let outcome = app
+        .stores
+        .vms()?
+        .wait(ADMISSION, |vms| {
+            let vm = vms.by_uid(&uid)?;
+            match Verdict::of(vm, generation)? {
+                Verdict::Admitted if vm.id().is_none() => None,
+                Verdict::Admitted => Some(Ok(vm.clone())),
+                Verdict::Refused { reason, message } => Some(Err(refusal(&reason, message))),
+            }
+        })
+        .await;
+    let late = || ApiError::unavailable("No cluster controller has admitted the VM in time; it was not created");
+    match outcome.unwrap_or_else(|| Err(late())) {
+        Ok(vm) => Ok(vm),
+        Err(error) => {
+            take_back(&api, &created.name_any(), Some(uid.clone())).await;
+            // What the caller is told not to have must not be in its next listing.
+            app.stores.vms()?.wait(GONE, |vms| vms.by_uid(&uid).is_none().then_some(())).await;
+            Err(error)
+        }
+    }
+}
+
+async fn post(app: &App, api: &Api<VirtualMachine>, new: &NewVm) -> Result<VirtualMachine, ApiError> {
+    let params = PostParams { field_manager: Some(names::API_MANAGER.to_owned()), ..PostParams::default() };
+    let mut left = NAMES;
+    loop {
+        let object = new.object()?;
+        left = left.saturating_sub(1);
+        match api.create(&params, &object).await {
+            Ok(created) => return Ok(created),
+            Err(kube::Error::Api(status)) if status.is_already_exists() && left > 0 => {}
+            Err(error) => {
+                if may_have_happened(&error) {
+                    // The name is of this request alone, so whatever has it by now is what was asked for here.
+                    let (api, name) = (api.clone(), object.name_any());
+                    app.tasks.spawn(async move { take_back(&api, &name, None).await });
+                }
+                return Err(from_kube(Noun::Vm, error));
+            }
+        }
+    }
+}
+
+/// Whether a write that failed may have been done all the same: there was no answer, or one that does not say.
+fn may_have_happened(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(status) if status.code < 500)
+}
+
+/// Deletes what the caller is told not to have.
+async fn take_back(api: &Api<VirtualMachine>, name: &str, uid: Option<String>) {
+    let params = DeleteParams {
+        preconditions: uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    for pause in [50, 500, 2000] {
+        match api.delete(name, &params).await {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return,
+            Err(error) => {
+                let error = crate::error::describe(&error);
+                tracing::warn!(vm.name = name, error, "cannot take back a virtual machine yet");
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+    }
+    tracing::error!(vm.name = name, "a virtual machine stays that its caller was told not to have");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_references_example_becomes_an_object() {
+        let new = NewVm {
+            name: "My VM".into(),
+            cpu: 2,
+            memory: 2048,
+            os_type: Some("ubuntu-desktop".into()),
+            disk: None,
+            ssh_authorized_keys: vec![],
+            start: true,
+        };
+        let object = new.object().unwrap();
+        assert!(object.name_any().starts_with("my-vm-"));
+        let spec = serde_json::to_value(&object.spec).unwrap();
+        assert_eq!(spec.get("displayName"), Some(&json!("My VM")));
+        assert_eq!(spec.get("memory"), Some(&json!("2Gi")));
+        assert_eq!(spec.get("powerState"), Some(&json!("Running")));
+        assert_eq!(spec.get("networks"), Some(&json!([{ "name": "default", "type": "Nat" }])));
+        let off = NewVm { start: false, ..new }.object().unwrap();
+        assert_eq!(off.spec.power_state, PowerState::Stopped);
+    }
+}

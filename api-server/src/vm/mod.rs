@@ -1,0 +1,11 @@
+//! Creating and changing virtual machines on behalf of a user.
+
+pub mod action;
+pub mod apply;
+pub mod create;
+pub mod delete;
+pub mod name;
+pub mod owner;
+pub mod resize;
+pub mod validate;
+mod verdict;
