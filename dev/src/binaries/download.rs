@@ -1,0 +1,145 @@
+//! Official releases, with their checksums. A server that cannot be reached is asked once and within seconds: the build
+//! from source is the next way.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use super::source::{Download, Release, architecture};
+use crate::{process::run, tls};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// A server that sends nothing for this long is given up.
+const STALL: Duration = Duration::from_secs(20);
+const REPORT: Duration = Duration::from_secs(15);
+const UNPACK: Duration = Duration::from_secs(120);
+
+#[derive(Default)]
+pub(super) struct Downloads {
+    unreachable: Mutex<BTreeSet<&'static str>>,
+}
+
+impl Downloads {
+    /// Downloads `name` of `release` to `path`; nothing stands at `path` unless its checksum was right.
+    pub(super) async fn fetch(&self, release: &Release, name: &str, path: &Path) -> Result<()> {
+        let server = match release.download {
+            Download::KubernetesFiles => "https://dl.k8s.io",
+            Download::EtcdArchive => "https://github.com",
+        };
+        if self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).contains(server) {
+            bail!("{server} did not answer before");
+        }
+        tls::install_provider();
+        let client = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(STALL).build()?;
+        let fetched = match release.download {
+            Download::KubernetesFiles => kubernetes_file(&client, server, release, name, path).await,
+            Download::EtcdArchive => etcd_archive(&client, server, release, name, path).await,
+        };
+        if fetched.is_err() {
+            self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
+        }
+        fetched
+    }
+}
+
+async fn kubernetes_file(
+    client: &reqwest::Client,
+    server: &str,
+    release: &Release,
+    name: &str,
+    path: &Path,
+) -> Result<()> {
+    let url = format!("{server}/{}/bin/linux/{}/{name}", release.version, architecture());
+    let sum = text(client, &format!("{url}.sha256")).await?;
+    let part = path.with_extension("part");
+    download(client, &url, sum.trim(), &part).await?;
+    install(&part, path)
+}
+
+async fn etcd_archive(
+    client: &reqwest::Client,
+    server: &str,
+    release: &Release,
+    name: &str,
+    path: &Path,
+) -> Result<()> {
+    let base = format!("{server}/etcd-io/etcd/releases/download/{}", release.version);
+    let stem = format!("etcd-{}-linux-{}", release.version, architecture());
+    let sums = text(client, &format!("{base}/SHA256SUMS")).await?;
+    let sum = sum_of(&sums, &format!("{stem}.tar.gz")).context("the list of checksums does not name the archive")?;
+    let archive = path.with_extension("tar.gz.part");
+    download(client, &format!("{base}/{stem}.tar.gz"), sum, &archive).await?;
+    let part = path.with_extension("part");
+    let member = format!("{stem}/{name}");
+    let dir = path.parent().context("the cache has no parent")?;
+    let words = ["-xzf", &archive.to_string_lossy(), "-C", &dir.to_string_lossy(), &member].map(str::to_owned);
+    run("tar", &words, UNPACK).await?;
+    fs::rename(dir.join(&member), &part)?;
+    fs::remove_dir(dir.join(&stem))?;
+    fs::remove_file(&archive)?;
+    install(&part, path)
+}
+
+/// The checksum of `file` in the output format of `sha256sum`.
+fn sum_of<'s>(sums: &'s str, file: &str) -> Option<&'s str> {
+    let entry = |line: &'s str| line.split_once(char::is_whitespace);
+    sums.lines().filter_map(entry).find(|(_, name)| name.trim_start_matches([' ', '*']) == file).map(|(sum, _)| sum)
+}
+
+fn install(part: &Path, path: &Path) -> Result<()> {
+    fs::set_permissions(part, fs::Permissions::from_mode(0o755))?;
+    fs::rename(part, path).with_context(|| format!("rename to {}", path.display()))
+}
+
+async fn text(client: &reqwest::Client, url: &str) -> Result<String> {
+    let answer = client.get(url).timeout(STALL).send().await?.error_for_status()?;
+    Ok(answer.text().await?)
+}
+
+async fn download(client: &reqwest::Client, url: &str, sum: &str, part: &Path) -> Result<()> {
+    let start = Instant::now();
+    let mut reported = start;
+    let mut answer = client.get(url).send().await?.error_for_status()?;
+    let total = answer.content_length().unwrap_or_default() >> 20;
+    tracing::info!("downloading {url} ({total} MiB)");
+    let mut file = File::create(part).with_context(|| format!("create {}", part.display()))?;
+    let mut hash = Sha256::new();
+    let mut received = 0;
+    while let Some(chunk) = answer.chunk().await? {
+        file.write_all(&chunk)?;
+        hash.update(&chunk);
+        received += chunk.len();
+        if reported.elapsed() > REPORT {
+            reported = Instant::now();
+            tracing::info!("  {} of {total} MiB after {} s", received >> 20, start.elapsed().as_secs());
+        }
+    }
+    let actual: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if actual != sum {
+        fs::remove_file(part)?;
+        bail!("{url} has the checksum {actual}, not {sum}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_found_by_the_whole_name() {
+        let sums = "aa  etcd-v1-linux-amd64.tar.gz.asc\nbb  etcd-v1-linux-amd64.tar.gz\ncc *other\n";
+        assert_eq!(sum_of(sums, "etcd-v1-linux-amd64.tar.gz"), Some("bb"));
+        assert_eq!(sum_of(sums, "other"), Some("cc"));
+        assert_eq!(sum_of(sums, "linux-amd64.tar.gz"), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! When a cluster can be used: the API server answers, a cluster controller leads, every host's controller lives.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
+use kvmoor_crds::names;
+
+use super::{Components, SYSTEM_NAMESPACE, node_name};
+use crate::deadline::until;
+
+/// Generous: a leader that was killed holds its Lease for some time.
+const READY: Duration = Duration::from_secs(90);
+const PROBE: Duration = Duration::from_secs(3);
+
+/// Waits for all of it. Leases renewed before `since` are those of an earlier run.
+pub(crate) async fn wait_ready(
+    components: &Components,
+    client: &Client,
+    listen: SocketAddr,
+    since: Timestamp,
+) -> Result<()> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let mut names = vec![names::LEADER_LEASE.to_owned()];
+    names.extend((0..components.node_controllers.len()).map(|host| names::host_lease(&node_name(host))));
+    let http = reqwest::Client::builder().timeout(PROBE).no_proxy().build()?;
+    let health = format!("http://{listen}/api/health");
+    let ready = || async {
+        for part in components.all() {
+            if part.is_wanted() && part.id().is_none() {
+                bail!(part.epitaph());
+            }
+        }
+        for name in &names {
+            if !leases.get_opt(name).await?.is_some_and(|lease| is_fresh(&lease, since)) {
+                return Ok(false);
+            }
+        }
+        Ok(http.get(&health).send().await.is_ok_and(|answer| answer.status().is_success()))
+    };
+    until(READY, "the controllers hold their leases and the API server answers", ready).await
+}
+
+fn is_fresh(lease: &Lease, since: Timestamp) -> bool {
+    lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).is_some_and(|time| time.0 >= since)
+}

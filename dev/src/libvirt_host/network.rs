@@ -1,0 +1,165 @@
+//! A NAT network for a host: on a /24 and a bridge that nothing on the machine uses, and gone without a trace at the end.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+use nix::ifaddrs::getifaddrs;
+
+use crate::instance::{self, Lock, NetworkRecord, Recorder};
+
+/// The third bytes of 192.168.0.0/16 to choose from: above what routers and libvirt's own default take.
+const CANDIDATES: std::ops::RangeInclusive<u8> = 130..=250;
+
+/// An IPv4 network in use: address and prefix length.
+type Net = (Ipv4Addr, u32);
+
+/// Chooses and records a network for host `index` of a cluster. `wish` is the one it had before.
+pub(super) fn reserve(cluster: &str, index: usize, wish: Option<Ipv4Addr>, to: &Recorder) -> Result<NetworkRecord> {
+    let root = instance::runtime_root();
+    let _lock = Lock::take(&root.join("networks.lock"), std::time::Duration::from_secs(30))?;
+    let mut used = in_use()?;
+    used.extend(reserved(&root).into_iter().map(|subnet| (subnet, 24)));
+    let start = u8::from_str_radix(cluster.get(..2).unwrap_or_default(), 16).unwrap_or_default();
+    let subnet = choose(wish, start, &used).context("no free /24 in 192.168.0.0/16 for the guests")?;
+    let network = NetworkRecord { bridge: format!("kvm-{cluster}-{index}"), subnet };
+    to.network(network.clone())?;
+    Ok(network)
+}
+
+fn choose(wish: Option<Ipv4Addr>, start: u8, used: &[Net]) -> Option<Ipv4Addr> {
+    let count = CANDIDATES.len();
+    let from = usize::from(start) % count;
+    let candidates = CANDIDATES.cycle_from(from).map(|third| Ipv4Addr::new(192, 168, third, 0));
+    wish.into_iter().chain(candidates).find(|subnet| !used.iter().any(|net| overlap((*subnet, 24), *net)))
+}
+
+trait CycleFrom {
+    fn cycle_from(self, from: usize) -> impl Iterator<Item = u8>;
+}
+
+impl CycleFrom for std::ops::RangeInclusive<u8> {
+    fn cycle_from(self, from: usize) -> impl Iterator<Item = u8> {
+        let count = self.len();
+        self.cycle().skip(from).take(count)
+    }
+}
+
+fn overlap(a: Net, b: Net) -> bool {
+    let length = a.1.min(b.1);
+    let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+    a.0.to_bits() & mask == b.0.to_bits() & mask
+}
+
+/// Networks of interfaces and routes. The default route does not count: it overlaps with everything.
+fn in_use() -> Result<Vec<Net>> {
+    let mut used = routes(&fs::read_to_string("/proc/net/route").unwrap_or_default());
+    for interface in getifaddrs().context("list the interfaces")? {
+        let address = interface.address.as_ref().and_then(|address| address.as_sockaddr_in()).map(|it| it.ip());
+        let mask = interface.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in()).map(|it| it.ip());
+        if let Some(address) = address {
+            used.push((address, mask.map_or(32, |mask| mask.to_bits().leading_ones())));
+        }
+    }
+    Ok(used)
+}
+
+/// Destinations of `/proc/net/route`, whose numbers are hexadecimal in the machine's own byte order.
+fn routes(table: &str) -> Vec<Net> {
+    let number = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::from_be);
+    let route = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let destination = number(fields.nth(1)?)?;
+        let mask = number(fields.nth(5)?)?;
+        (mask != 0).then(|| (Ipv4Addr::from_bits(destination), mask.leading_ones()))
+    };
+    table.lines().skip(1).filter_map(route).collect()
+}
+
+/// Networks that other clusters have reserved, also before their bridges exist.
+fn reserved(root: &Path) -> Vec<Ipv4Addr> {
+    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
+    let states = entries.flatten().filter_map(|entry| instance::State::read(&entry.path()).ok().flatten());
+    states.flat_map(|state| state.networks).map(|network| network.subnet).collect()
+}
+
+/// Removes bridges and firewall rules that libvirt made for `networks`. What is absent already is no error.
+pub(crate) fn remove_networks(networks: &[NetworkRecord]) {
+    for network in networks {
+        if Path::new("/sys/class/net").join(&network.bridge).exists() {
+            quiet("ip", &["link", "delete", &network.bridge]);
+        }
+    }
+    if networks.is_empty() {
+        return;
+    }
+    for program in ["iptables", "ip6tables"] {
+        for table in ["filter", "nat", "mangle"] {
+            let rules = quiet(program, &["-w", "5", "-t", table, "-S"]);
+            for rule in deletions(&rules, networks) {
+                let mut args = vec!["-w", "5", "-t", table];
+                args.extend(&rule);
+                quiet(program, &args);
+            }
+        }
+    }
+}
+
+/// The arguments that delete each rule of `rules` (as `iptables -S` prints them) that is about one of `networks`.
+fn deletions<'r>(rules: &'r str, networks: &[NetworkRecord]) -> Vec<Vec<&'r str>> {
+    let subnets: Vec<String> = networks.iter().map(|network| format!("{}/24", network.subnet)).collect();
+    let ours = |word: &&str| networks.iter().any(|n| n.bridge == *word) || subnets.iter().any(|s| s == word);
+    let rule = |line: &'r str| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let ("-A", rest) = words.split_first().map(|(first, rest)| (*first, rest))? else { return None };
+        rest.iter().any(ours).then(|| std::iter::once("-D").chain(rest.iter().copied()).collect())
+    };
+    rules.lines().filter_map(rule).collect()
+}
+
+fn quiet(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_in_use_is_not_chosen() {
+        let at = |third| Ipv4Addr::new(192, 168, third, 0);
+        assert_eq!(choose(None, 0, &[]), Some(at(130)));
+        assert_eq!(choose(None, 0, &[(at(130), 24), (Ipv4Addr::new(192, 168, 131, 7), 32)]), Some(at(132)));
+        assert_eq!(choose(None, 120, &[(at(250), 24)]), Some(at(130)), "wraps around");
+        assert_eq!(choose(Some(at(200)), 0, &[]), Some(at(200)));
+        assert_eq!(choose(Some(at(200)), 0, &[(at(200), 24)]), Some(at(130)));
+        assert_eq!(choose(None, 0, &[(Ipv4Addr::new(192, 168, 0, 0), 16)]), None);
+    }
+
+    #[test]
+    fn routes_are_read_but_not_the_default_one() {
+        let table = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+                     eth0 00000000 010200C0 0003 0 0 0 00000000 0 0 0\n\
+                     eth0 000200C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n";
+        if cfg!(target_endian = "little") {
+            assert_eq!(routes(table), [(Ipv4Addr::new(192, 0, 2, 0), 24)]);
+        }
+    }
+
+    #[test]
+    fn only_rules_about_our_networks_are_deleted() {
+        let ours = [NetworkRecord { bridge: "kvm-1-0".into(), subnet: Ipv4Addr::new(192, 168, 131, 0) }];
+        let rules = "-N LIBVIRT_INP\n\
+                     -A LIBVIRT_INP -i kvm-1-0 -p udp -m udp --dport 53 -j ACCEPT\n\
+                     -A LIBVIRT_INP -i kvm-1-01 -p udp -m udp --dport 53 -j ACCEPT\n\
+                     -A LIBVIRT_PRT -s 192.168.131.0/24 -d 224.0.0.0/24 -j RETURN\n";
+        let deletions = deletions(rules, &ours);
+        assert_eq!(deletions.len(), 2);
+        assert_eq!(deletions[0].join(" "), "-D LIBVIRT_INP -i kvm-1-0 -p udp -m udp --dport 53 -j ACCEPT");
+    }
+}

@@ -1,0 +1,73 @@
+//! A process id that stays true: the number alone may be given to another process once its first owner is gone, the
+//! number and the start time together may not.
+
+use std::fs;
+
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use serde::{Deserialize, Serialize};
+
+/// A process, named by its id and the time it started. No signal reaches a later process with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The process id.
+    pub pid: i32,
+    /// Start time in clock ticks since boot, field 22 of `/proc/PID/stat`.
+    pub started: u64,
+}
+
+impl ProcessId {
+    /// The process that has this id now; `None` when there is none, or only what is left of one (a zombie).
+    pub fn of(pid: i32) -> Option<Self> {
+        let (state, started) = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        (state != 'Z' && state != 'X').then_some(Self { pid, started })
+    }
+
+    /// This process.
+    pub fn own() -> Self {
+        let pid = std::process::id().cast_signed();
+        Self::of(pid).unwrap_or(Self { pid, started: 0 })
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Sends `signal` if the process still runs; says whether it did.
+    pub fn signal(self, signal: Signal) -> bool {
+        self.is_alive() && signal::kill(Pid::from_raw(self.pid), signal).is_ok()
+    }
+}
+
+/// State and start time out of a `/proc/PID/stat` line, whose second field (the name) may hold spaces and brackets.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    Some((state, started))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_past_a_hostile_name() {
+        let line = "42 (a) S (b) c) R 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
+        assert_eq!(parse_stat(line), Some(('R', 987_654)));
+        assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn a_reused_pid_is_another_process() {
+        let own = ProcessId::own();
+        assert!(own.is_alive());
+        let earlier = ProcessId { started: own.started.wrapping_sub(1), ..own };
+        assert!(!earlier.is_alive());
+        assert!(!earlier.signal(Signal::SIGKILL), "must not reach this test");
+    }
+}

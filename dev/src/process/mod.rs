@@ -1,0 +1,14 @@
+//! Child processes: started with everything recorded, and ended by id and start time only, never by name.
+
+mod id;
+mod managed;
+mod run;
+mod running;
+mod spawner;
+mod spec;
+
+pub use id::ProcessId;
+pub use managed::Managed;
+pub(crate) use run::output;
+pub use run::run;
+pub use spec::Spec;
