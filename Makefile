@@ -1,0 +1,55 @@
+# `make help` lists the targets. All of them may be run by any user; those that need root use sudo.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run down purge test bench crds
+
+# sudo would look for its own: what is fetched once serves root and user.
+export XDG_CACHE_HOME ?= $(HOME)/.cache
+target := $(or $(CARGO_TARGET_DIR),target)
+dev := $(target)/release/kvmoor-dev
+sudo := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+# Tests and benchmarks are built as the user and run as root: private libvirt hosts need mount namespaces and bridges.
+runner := $(if $(sudo),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(sudo)')
+faults := --features kvmoor-controller/fault-injection
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install missing packages
+	@dev/setup
+
+build: setup
+	@echo 'building Kvmoor'
+	cargo build --release --workspace --exclude kvmoor-tests
+
+# A run that was killed could not take its .dev/ready away, and whoever waits for the next one waits for that file.
+stale := .dev/ready
+run: forget-stale build ## start a local cluster with a first virtual machine, until Ctrl-C
+	$(if $(sudo),@$(dev) fetch)
+	@$(sudo) $(dev) up --end-with-parent
+
+.PHONY: forget-stale
+forget-stale:
+	@[ ! -e $(stale) ] || [ -d /proc/$$(sed -n 2p $(stale)) ] || $(sudo) rm -f $(stale)
+
+down: ## end a cluster that runs, or what is left of one
+	@[ ! -x $(dev) ] || $(sudo) $(dev) down
+
+purge: ## the same, and forget its disks, objects and logs
+	@[ ! -x $(dev) ] || $(sudo) $(dev) down --purge
+
+test: setup ## formatting, lints, and all tests; beside `make run` if need be
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets $(faults) -- -D warnings
+	cargo build --workspace $(faults)
+	$(if $(sudo),$(target)/debug/kvmoor-dev fetch)
+	$(runner) cargo test --workspace $(faults)
+
+bench: setup ## measure against raw libvirt; writes target/bench.json
+	cargo build --release --workspace
+	$(if $(sudo),$(dev) fetch)
+	$(runner) cargo bench -p kvmoor-tests
+
+crds: ## write the definitions of the API types
+	cargo run -q -p kvmoor-crds --bin crdgen charts/kvmoor/files/crds

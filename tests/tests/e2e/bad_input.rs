@@ -1,0 +1,212 @@
+//! What cannot be: a clear answer each, and nothing left behind in libvirt.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kvmoor_crds::conditions::types;
+use kvmoor_crds::{Host, Image, Phase, Quota};
+use kvmoor_tests::vm::{SOON, TestVm, blank, with};
+use kvmoor_tests::wait;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::shared::Shared;
+
+pub async fn over_quota(shared: &Shared) -> Result<()> {
+    let user = shared.user("greedy").await?;
+    let body = json!({ "name": "huge", "cpu": 21, "memory": 64 });
+    let (code, answer) = user.call(Method::POST, "/api/vms", Some(body)).await?;
+    ensure!(code == StatusCode::FORBIDDEN && answer["error"] == "Forbidden", "{code} {answer}");
+    let message = answer["message"].as_str().context("a message")?;
+    ensure!(message.contains("21") && message.contains("20"), "the numbers: {message}");
+    ensure!(user.get("/api/vms").await? == json!([]), "nothing is left of it");
+
+    let namespace = shared.namespace("over-quota").await?;
+    let quotas: Api<Quota> = Api::namespaced(shared.cluster.client().await?, &namespace);
+    let quota = json!({
+        "apiVersion": "kvmoor.dev/v1alpha1", "kind": "Quota", "metadata": { "name": "default" },
+        "spec": { "maxVms": 1, "maxCpu": 1, "maxMemory": "64Mi" },
+    });
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota)?).await?;
+    let first = TestVm::create(&shared.cluster, &namespace, "first", blank()).await?;
+    first.until_phase(Phase::Running).await?;
+    let second = TestVm::create(&shared.cluster, &namespace, "second", blank()).await?;
+    let message = second.until_condition(types::ADMITTED, "False", "QuotaExceeded").await?;
+    ensure!(message.contains('1') && message.contains("allowed"), "the numbers: {message}");
+    let phase = second.get().await?.status.and_then(|status| status.phase);
+    ensure!(phase == Some(Phase::Pending), "Pending, not {phase:?}");
+    ensure!(second.domains().await?.is_empty() && second.volumes().await?.is_empty(), "nothing in libvirt");
+    // Growing by a resize is no way around it.
+    first.patch(json!({ "cpu": 2 })).await?;
+    first.until_condition(types::ADMITTED, "False", "QuotaExceeded").await?;
+    first.patch(json!({ "cpu": 1 })).await?;
+    first.until_condition(types::ADMITTED, "True", "WithinQuota").await?;
+    // When there is room it starts by itself.
+    first.remove().await?;
+    second.until_phase(Phase::Running).await?;
+    second.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn names_that_bite(shared: &Shared) -> Result<()> {
+    let user = shared.user("poet").await?;
+    let create = |name: String| json!({ "name": name, "cpu": 1, "memory": 32, "start": false });
+    let fine = [
+        "<domain type='kvm'/>&amp;\"]]>".to_owned(),
+        "--help".to_owned(),
+        "'; rm -rf / #".to_owned(),
+        "가".repeat(64),
+        "🦀".repeat(64),
+        "../../etc/passwd".to_owned(),
+    ];
+    for name in fine {
+        let vm = user.post("/api/vms", create(name.clone())).await?;
+        ensure!(vm["name"] == name.as_str(), "the name comes back as it was: {vm}");
+        let path = format!("/api/vms/{}", vm["id"]);
+        let stopped = |vm: &serde_json::Value| vm["phase"] == "Stopped";
+        wait::until(&format!("{name} is defined"), SOON, || user.get(&path), stopped).await?;
+        user.ok(Method::DELETE, &path, None).await?;
+        let gone = || user.call(Method::GET, &path, None);
+        wait::until(&format!("{name} is gone"), SOON, gone, |(code, _)| *code == StatusCode::NOT_FOUND).await?;
+    }
+    for name in ["".to_owned(), "a\u{0}b".to_owned(), "a\nb".to_owned(), "\u{1b}[2J".to_owned(), "x".repeat(129)] {
+        let (code, answer) = user.call(Method::POST, "/api/vms", Some(create(name.clone()))).await?;
+        ensure!(code == StatusCode::BAD_REQUEST && answer["error"] == "Invalid request", "{name:?}: {code} {answer}");
+    }
+    let wrong = [
+        json!({ "cpu": 0 }),
+        json!({ "cpu": -1 }),
+        json!({ "cpu": 100_000 }),
+        json!({ "memory": 0 }),
+        json!({ "memory": 15 }),
+        json!({ "memory": i64::MAX }),
+        json!({ "os_type": "../../etc" }),
+        json!({ "os_type": "-x" }),
+        json!({ "hostPath": "/etc" }),
+        json!({ "name": 5 }),
+    ];
+    for change in wrong {
+        let body = with(create("fine".to_owned()), change.clone());
+        let (code, answer) = user.call(Method::POST, "/api/vms", Some(body)).await?;
+        ensure!(code == StatusCode::BAD_REQUEST && answer["error"] == "Invalid request", "{change}: {code} {answer}");
+        ensure!(answer["message"].as_str().is_some_and(|text| text.len() > 5), "{change}: {answer}");
+    }
+    ensure!(user.get("/api/vms").await? == json!([]), "nothing is left");
+    Ok(())
+}
+
+pub async fn no_host_fits(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("no-host").await?;
+    let selected = with(blank(), json!({ "nodeSelector": { "rack": "nowhere" } }));
+    let vm = TestVm::create(&shared.cluster, &namespace, "selected", selected).await?;
+    let message = vm.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
+    ensure!(message.contains("0/1"), "it counts the hosts: {message}");
+    let phase = vm.get().await?.status.and_then(|status| status.phase);
+    ensure!(phase == Some(Phase::Pending), "Pending, not {phase:?}");
+    vm.remove().await?;
+    // Larger than the host, within the quota of 40 GiB.
+    let vm = TestVm::create(&shared.cluster, &namespace, "large", with(blank(), json!({ "memory": "39Gi" }))).await?;
+    let message = vm.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
+    ensure!(message.contains("memory"), "it says what lacks: {message}");
+    vm.remove().await?;
+
+    let hosts: Api<Host> = Api::all(shared.cluster.client().await?);
+    let name = shared.cluster.node_name(0);
+    let set = async |value: bool| {
+        let patch = json!({ "spec": { "unschedulable": value } });
+        hosts.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
+    };
+    set(true).await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "kept-away", blank()).await?;
+    vm.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
+    ensure!(vm.domains().await?.is_empty() && vm.volumes().await?.is_empty(), "nothing in libvirt");
+    set(false).await?;
+    vm.until_phase(Phase::Running).await?;
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn no_image(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("no-image").await?;
+    let images: Api<Image> = Api::all(shared.cluster.client().await?);
+    let image = json!({
+        "apiVersion": "kvmoor.dev/v1alpha1", "kind": "Image", "metadata": { "name": "absent" },
+        "spec": { "builtIn": true },
+    });
+    images.create(&PostParams::default(), &serde_json::from_value(image)?).await?;
+    let vm =
+        TestVm::create(&shared.cluster, &namespace, "absent", with(blank(), json!({ "osType": "absent" }))).await?;
+    let message = vm.until_condition(types::PROVISIONED, "False", "ImageMissing").await?;
+    ensure!(message.contains("absent"), "it names the image: {message}");
+    ensure!(vm.domains().await?.is_empty() && vm.volumes().await?.is_empty(), "nothing in libvirt");
+    vm.remove().await?;
+    images.delete("absent", &DeleteParams::default()).await?;
+    // No Image of that name at all: a blank disk, and a condition that says so.
+    let vm =
+        TestVm::create(&shared.cluster, &namespace, "blank", with(blank(), json!({ "osType": "unheard-of" }))).await?;
+    let message = vm.until_condition(types::PROVISIONED, "True", "BlankDisk").await?;
+    ensure!(message.contains("unheard-of"), "it names the image: {message}");
+    vm.until_phase(Phase::Running).await?;
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn the_pool_is_full(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("pool-full").await?;
+    let host = shared.cluster.host(0)?;
+    let running = TestVm::create(&shared.cluster, &namespace, "before", blank()).await?;
+    running.until_phase(Phase::Running).await?;
+    let pool = host.pool_dir().context("a private host has a pool directory")?;
+    let before = host.virsh().volumes("default").await?;
+    // The pool's file system is the machine's own, so a full one is put in its place.
+    let full = FullPool::mount(shared, &pool).await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "unlucky", blank()).await?;
+    let message = vm.until_condition(types::PROVISIONED, "False", "PoolFull").await?;
+    ensure!(message.contains("pool"), "it says where: {message}");
+    ensure!(vm.domains().await?.is_empty(), "no domain");
+    full.unmount(shared).await?;
+    host.virsh().run(&["pool-refresh", "default"]).await?;
+    // There is room again: it starts by itself, by the retry of its back-off.
+    vm.until("is Running", Duration::from_secs(60), |vm| kvmoor_tests::vm::in_phase(vm, Phase::Running)).await?;
+    vm.remove().await?;
+    running.remove().await?;
+    let after = host.virsh().volumes("default").await?;
+    ensure!(after.len() + 2 == before.len(), "volumes before {before:?}, after {after:?}");
+    shared.drop_namespace(&namespace).await
+}
+
+/// A full file system over the storage pool of the first host, in the host's own mount namespace.
+struct FullPool {
+    pid: i32,
+    target: String,
+}
+
+impl FullPool {
+    async fn mount(shared: &Shared, pool: &std::path::Path) -> Result<Self> {
+        let pid = shared.cluster.host(0)?.libvirtd()?.pid().context("libvirtd runs")?;
+        let _ = pool;
+        let target = "/var/lib/libvirt/images".to_owned();
+        let full = Self { pid, target };
+        full.enter(&["mount", "-t", "tmpfs", "-o", "size=64k", "full", &full.target]).await?;
+        let file = format!("of={}/filler", full.target);
+        // dd ends with an error when the file system is full, which is what is wanted.
+        drop(full.enter(&["dd", "if=/dev/zero", &file, "bs=1k", "count=128"]).await);
+        Ok(full)
+    }
+
+    async fn unmount(&self, _: &Shared) -> Result<()> {
+        self.enter(&["umount", &self.target]).await
+    }
+
+    async fn enter(&self, command: &[&str]) -> Result<()> {
+        let output = tokio::process::Command::new("nsenter")
+            .args(["--target", &self.pid.to_string(), "--mount", "--"])
+            .args(command)
+            .output()
+            .await?;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}

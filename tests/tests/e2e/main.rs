@@ -1,0 +1,87 @@
+//! End-to-end cases on one cluster of real parts: etcd, kube-apiserver, libvirt, QEMU and Kvmoor's own processes.
+//!
+//! The cases run one after another, because many of them kill what the others stand on. `cargo test --test e2e NAME`
+//! runs those whose name contains NAME. The cluster is taken down whatever happens.
+
+mod bad_input;
+mod crash;
+mod lifecycle;
+mod outages;
+mod reference;
+mod shared;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use shared::Shared;
+use tokio::runtime::Handle;
+
+type Case = for<'a> fn(&'a Shared) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
+
+macro_rules! cases {
+    ($($module:ident::$case:ident),* $(,)?) => {
+        [$((concat!(stringify!($module), "::", stringify!($case)), (|shared| Box::pin($module::$case(shared))) as Case)),*]
+    };
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let cases = cases![
+        lifecycle::from_nothing_to_a_booted_guest,
+        lifecycle::kubectl_applies_the_example,
+        lifecycle::every_power_state,
+        lifecycle::a_dead_guest_is_seen_and_started_again,
+        lifecycle::a_guest_that_powers_off_stays_off,
+        lifecycle::resize_waits_for_a_restart,
+        reference::users,
+        reference::virtual_machines,
+        reference::quota,
+        reference::errors,
+        reference::document,
+        bad_input::over_quota,
+        bad_input::names_that_bite,
+        bad_input::no_host_fits,
+        bad_input::no_image,
+        bad_input::the_pool_is_full,
+        outages::libvirtd_dies,
+        outages::the_control_plane_dies,
+        outages::a_host_is_lost_and_comes_back,
+        outages::another_leader_takes_over,
+        crash::creating,
+        crash::starting,
+        crash::stopping,
+        crash::restarting,
+        crash::deleting,
+        crash::cluster_controller,
+        crash::no_secret_in_any_log,
+    ];
+    if arguments.list {
+        libtest_mimic::run(&arguments, trials(&cases, None)).exit();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let shared = Arc::new(runtime.block_on(Shared::start())?);
+    let conclusion = libtest_mimic::run(&arguments, trials(&cases, Some((runtime.handle(), &shared))));
+    if conclusion.has_failed() {
+        shared.print_logs();
+    }
+    let shared = Arc::into_inner(shared);
+    if let Some(shared) = shared {
+        runtime.block_on(shared.stop())?;
+    }
+    conclusion.exit()
+}
+
+fn trials(cases: &[(&'static str, Case)], on: Option<(&Handle, &Arc<Shared>)>) -> Vec<Trial> {
+    let trial = |(name, case): &(&'static str, Case)| {
+        let (case, on) = (*case, on.map(|(handle, shared)| (handle.clone(), shared.clone())));
+        Trial::test(*name, move || match on {
+            Some((handle, shared)) => {
+                handle.block_on(shared.run(case)).map_err(|error| Failed::from(format!("{error:#}")))
+            }
+            None => Ok(()),
+        })
+    };
+    cases.iter().map(trial).collect()
+}

@@ -1,0 +1,96 @@
+//! What the cases share: the cluster, and sessions of its users.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kvmoor_dev::Cluster;
+use kvmoor_tests::rest::{self, Rest};
+
+use crate::Case;
+
+/// No case may take longer.
+const CASE_DEADLINE: Duration = Duration::from_secs(600);
+
+/// The cluster and sessions of its users.
+pub struct Shared {
+    pub cluster: Cluster,
+    /// A session of the first admin.
+    pub admin: Rest,
+}
+
+impl Shared {
+    /// Starts the cluster.
+    pub async fn start() -> Result<Self> {
+        // kube logs each answer that is not a success; here the cases judge them.
+        tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
+        let cluster = Cluster::builder().hosts(1).start().await?;
+        let admin = rest::admin(&cluster).await?;
+        Ok(Self { cluster, admin })
+    }
+
+    /// Takes the cluster down.
+    pub async fn stop(self) -> Result<()> {
+        self.cluster.stop().await
+    }
+
+    /// Runs a case, then makes sure that all of Kvmoor's processes run for the next one.
+    pub async fn run(&self, case: Case) -> Result<()> {
+        let result = tokio::time::timeout(CASE_DEADLINE, case(self)).await.context("the case takes too long")?;
+        let healed = self.heal().await;
+        result.and(healed)
+    }
+
+    async fn heal(&self) -> Result<()> {
+        let mut all_run = true;
+        for process in self.cluster.processes() {
+            process.set_env("KVMOOR_CRASH_AFTER", None);
+            all_run &= process.pid().is_some();
+        }
+        if all_run { self.cluster.wait_ready().await } else { self.cluster.start_components().await }
+    }
+
+    /// A client without a session.
+    pub fn anonymous(&self) -> Result<Rest> {
+        Rest::new(&self.cluster.api_url())
+    }
+
+    /// A namespace of its own for a case; [`Self::drop_namespace`] removes it.
+    pub async fn namespace(&self, name: &str) -> Result<String> {
+        let api: Api<Namespace> = Api::all(self.cluster.client().await?);
+        let namespace = Namespace {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            ..Namespace::default()
+        };
+        api.create(&PostParams::default(), &namespace).await?;
+        Ok(name.to_owned())
+    }
+
+    /// Deletes a case's namespace.
+    pub async fn drop_namespace(&self, name: &str) -> Result<()> {
+        let api: Api<Namespace> = Api::all(self.cluster.client().await?);
+        api.delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// An approved user with that name, and a session of it.
+    pub async fn user(&self, name: &str) -> Result<Rest> {
+        let password = format!("password of {name}");
+        let body = serde_json::json!({ "username": name, "password": password, "role": "user" });
+        self.admin.post("/api/admin/users", body).await?;
+        self.anonymous()?.login(name, &password).await
+    }
+
+    /// The end of every process' log, for a failed run.
+    pub fn print_logs(&self) {
+        for process in self.cluster.processes() {
+            let log = std::fs::read(process.log()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
+            eprintln!("---- the end of {}'s log\n{}", process.name(), tail.join("\n"));
+        }
+    }
+}
