@@ -6,6 +6,8 @@ mod fault;
 mod node;
 mod telemetry;
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,9 +15,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, Command};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Args { system_namespace, log_format, command } = Args::parse();
+/// A libvirt call that never returns keeps its thread; the process ends without it after this time.
+const STUCK: Duration = Duration::from_secs(10);
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let result = runtime.block_on(run(args));
+    runtime.shutdown_timeout(STUCK);
+    result
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { system_namespace, log_format, command } = args;
     telemetry::init(log_format).map_err(anyhow::Error::from_boxed).context("cannot set up logging")?;
     let client = kvmoor_crds::client::connect(kvmoor_crds::client::DEADLINE).await?;
     let shutdown = shutdown_on_signal().context("cannot listen for signals")?;

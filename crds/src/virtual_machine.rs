@@ -220,7 +220,11 @@ pub enum RestartPolicy {
 }
 
 /// Counters of things to do once.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[x_kube(
+    validation = Rule::new("self.restart >= oldSelf.restart && self.reset >= oldSelf.reset && self.powerOff >= oldSelf.powerOff")
+        .message("a counter of requests can only be raised")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Requests {
     /// Restart: shut down as for Stopped, then start with the present spec. Starts a virtual machine that is off while powerState asks for more.

@@ -133,6 +133,8 @@ fn kinds() -> Vec<Kind> {
                 (json!({ "disks": [{ "name": "a", "size": "1Gi" }] }), "disks cannot change"),
                 (json!({ "networks": [] }), "networks cannot change"),
                 (json!({ "firmware": "Uefi" }), "firmware cannot change"),
+                (json!({ "requests": { "restart": 0 } }), "can only be raised"),
+                (json!({ "requests": null }), "can only be raised"),
                 (json!({ "nodeName": "host-b" }), "nodeName cannot change once set"),
                 (json!({ "nodeName": null }), "nodeName cannot change once set"),
             ],

@@ -7,6 +7,7 @@ mod kvm;
 mod members;
 mod mounts;
 mod network;
+mod reaper;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +26,7 @@ pub(crate) use members::end_members;
 pub use members::members;
 pub use mounts::PrivateMounts;
 pub(crate) use network::remove_networks;
+use reaper::Reaper;
 
 use crate::{
     deadline::until,
@@ -37,6 +39,8 @@ use crate::{
 /// Guests get this long to power off when they are asked to.
 const GUEST_STOP: Duration = Duration::from_secs(10);
 
+/// Where libvirt keeps the guests' pid files, below its run directory.
+const GUESTS: &str = "qemu";
 /// Among the guests' pid files there is one of libvirtd itself.
 const DRIVER: &str = "driver";
 
@@ -53,6 +57,8 @@ struct Own {
     dirs: Dirs,
     daemons: Daemons,
     network: NetworkRecord,
+    /// Held for what it does until it is dropped.
+    _reaper: Reaper,
 }
 
 impl LibvirtHost {
@@ -81,7 +87,8 @@ impl LibvirtHost {
         let socket = Daemons::socket(&dirs.run);
         let uri = format!("qemu+unix:///system?socket={}", socket.display());
         let daemons = Daemons::new(&format!("host-{index}"), &dirs, instance)?;
-        let host = Self { uri, own: Some(Own { dirs, daemons, network }) };
+        let _reaper = Reaper::start(dirs.run.join(GUESTS))?;
+        let host = Self { uri, own: Some(Own { dirs, daemons, network, _reaper }) };
         host.bring_up(&base).await.with_context(|| format!("start libvirt host {index}"))?;
         Ok(host)
     }
@@ -174,7 +181,7 @@ impl LibvirtHost {
     /// The QEMU process of each running domain of a private host, by domain name. Needs no libvirtd.
     pub fn guests(&self) -> BTreeMap<String, ProcessId> {
         let Some(own) = &self.own else { return BTreeMap::new() };
-        let Ok(entries) = fs::read_dir(own.dirs.run.join("qemu")) else { return BTreeMap::new() };
+        let Ok(entries) = fs::read_dir(own.dirs.run.join(GUESTS)) else { return BTreeMap::new() };
         let guest = |entry: fs::DirEntry| {
             let name = entry.file_name().to_str()?.strip_suffix(".pid")?.to_owned();
             if name == DRIVER {
