@@ -25,6 +25,37 @@ pub fn files() -> Result<Vec<(String, String)>, YamlError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
+    /// Paths of the properties below `schema` that `kubectl explain` would show without a word.
+    fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if property["description"].as_str().unwrap_or_default().len() < 5 {
+                found.push(path.clone());
+            }
+            undescribed(property, &path, found);
+        }
+        if schema["items"].is_object() {
+            undescribed(&schema["items"], &format!("{path}[]"), found);
+        }
+    }
+
+    #[test]
+    fn every_field_has_a_description() {
+        let mut found = Vec::new();
+        for crd in crate::all() {
+            let crd = serde_json::to_value(&crd).unwrap();
+            for version in crd["spec"]["versions"].as_array().unwrap() {
+                let schema = &version["schema"]["openAPIV3Schema"];
+                let kind = crd["spec"]["names"]["kind"].as_str().unwrap();
+                assert!(schema["description"].is_string(), "{kind}");
+                undescribed(schema, kind, &mut found);
+            }
+        }
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
     #[test]
     fn checked_in_files_are_current() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/kvmoor/files/crds");
