@@ -49,7 +49,7 @@ test: setup ## formatting, lints, and all tests; beside `make run` if need be
 bench: setup ## measure against raw libvirt; writes target/bench.json
 	cargo build --release --workspace
 	$(if $(sudo),$(dev) fetch)
-	$(runner) cargo bench -p kvmoor-tests
+	$(runner) cargo bench --workspace --bench kvmoor
 
 crds: ## write the definitions of the API types
 	cargo run -q -p kvmoor-crds --bin crdgen charts/kvmoor/files/crds

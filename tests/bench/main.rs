@@ -1,7 +1,7 @@
 //! The benchmarks: Kvmoor beside raw libvirt, in one run, on the same machine.
 //!
 //! Each figure is printed as one line, `name value unit`, and all stand in `target/bench.json`. Nothing here is
-//! asserted: a loaded machine makes figures worse, not wrong. `cargo bench -p kvmoor-tests -- NAME` runs one of them.
+//! asserted: a loaded machine makes figures worse, not wrong. `cargo bench --workspace --bench kvmoor -- NAME` runs one of them.
 
 mod create;
 mod death;
