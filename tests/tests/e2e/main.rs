@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod crash;
+mod feed;
 mod lifecycle;
 mod outages;
 mod reference;
@@ -45,6 +46,13 @@ fn main() -> anyhow::Result<()> {
         bad_input::no_host_fits,
         bad_input::no_image,
         bad_input::the_pool_is_full,
+        feed::each_sees_its_own_in_order_and_nothing_else,
+        feed::refused_before_the_upgrade,
+        feed::a_ticket_is_for_one_use,
+        feed::closed_when_the_right_ends,
+        feed::the_slow_are_closed_and_others_not_delayed,
+        feed::pings,
+        feed::the_server_stops_and_all_come_back,
         outages::libvirtd_dies,
         outages::the_control_plane_dies,
         outages::a_host_is_lost_and_comes_back,
