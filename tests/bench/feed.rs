@@ -3,7 +3,6 @@
 //!
 //! The clients run in this very process, so their own work is in the figures too.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,19 +18,28 @@ use tokio::task::JoinSet;
 use crate::figures::Figures;
 
 const CLIENTS: usize = 1000;
+/// The changes take turns among them, because those of one object at the same time would wait for each other.
+const VMS: usize = 20;
 const CHANGES: usize = 1000;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 pub async fn measure(cluster: &Cluster, admin: &Rest, figures: &mut Figures) -> Result<()> {
-    let body = json!({ "name": "followed", "cpu": 1, "memory": 32, "start": false });
-    let vm = admin.post("/api/vms", body).await?;
-    let namespace = vm["namespace"].as_str().context("a namespace")?;
-    let object = vm["resource_name"].as_str().context("a name")?.to_owned();
-    let api: Api<VirtualMachine> = Api::namespaced(cluster.client().await?, namespace);
+    let mut vms = Vec::new();
+    for _ in 0..VMS {
+        let body = json!({ "name": "followed", "cpu": 1, "memory": 32, "start": false });
+        vms.push(admin.post("/api/vms", body).await?);
+    }
+    let client = cluster.client().await?;
+    let objects = vms.iter().map(|vm| {
+        let namespace = vm["namespace"].as_str().context("a namespace")?;
+        let api: Api<VirtualMachine> = Api::namespaced(client.clone(), namespace);
+        Ok((api, vm["resource_name"].as_str().context("a name")?.to_owned()))
+    });
+    let objects: Vec<_> = objects.collect::<Result<_>>()?;
     let begin = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
-        let mut feed = Feed::open(admin, &format!("vm_id={}", vm["id"])).await?;
+        let mut feed = Feed::open(admin, "").await?;
         clients.spawn(async move {
             let mut last = Vec::with_capacity(CHANGES);
             while last.len() < CHANGES {
@@ -47,13 +55,12 @@ pub async fn measure(cluster: &Cluster, admin: &Rest, figures: &mut Figures) -> 
 
     let begin = Instant::now();
     let mut writes = JoinSet::new();
-    let api = Arc::new(api);
     let mut ticks = tokio::time::interval(INTERVAL);
     let mut written = Vec::with_capacity(CHANGES);
     for n in 0..CHANGES {
         ticks.tick().await;
         written.push(Instant::now());
-        let (api, object) = (api.clone(), object.clone());
+        let (api, object) = objects.get(n % VMS).context("an object")?.clone();
         writes.spawn(async move {
             let patch = json!({ "spec": { "displayName": format!("change {n}") } });
             api.patch(&object, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
@@ -72,6 +79,8 @@ pub async fn measure(cluster: &Cluster, admin: &Rest, figures: &mut Figures) -> 
     figures.times("feed_write_to_frame", &mut times);
     let p99 = times.get(times.len() * 99 / 100).map_or(0.0, |time| time.as_secs_f64() * 1000.0);
     figures.add("feed_write_to_frame_p99", p99, "ms");
-    admin.ok(reqwest::Method::DELETE, &format!("/api/vms/{}", vm["id"]), None).await?;
+    for vm in vms {
+        admin.ok(reqwest::Method::DELETE, &format!("/api/vms/{}", vm["id"]), None).await?;
+    }
     Ok(())
 }

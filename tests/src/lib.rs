@@ -2,6 +2,7 @@
 
 pub mod feed;
 pub mod rest;
+pub mod shape;
 pub mod token;
 pub mod vm;
 pub mod wait;

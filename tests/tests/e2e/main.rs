@@ -3,7 +3,9 @@
 //! The cases run one after another, because many of them kill what the others stand on. `cargo test --test e2e NAME`
 //! runs those whose name contains NAME. The cluster is taken down whatever happens.
 
+mod authorization;
 mod bad_input;
+mod conformance;
 mod crash;
 mod feed;
 mod lifecycle;
@@ -41,6 +43,10 @@ fn main() -> anyhow::Result<()> {
         reference::quota,
         reference::errors,
         reference::document,
+        conformance::every_request,
+        conformance::the_document_has_every_request,
+        conformance::the_document_has_the_interfaces,
+        authorization::every_operation_by_everybody,
         bad_input::over_quota,
         bad_input::names_that_bite,
         bad_input::no_host_fits,
