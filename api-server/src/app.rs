@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agent::Agents;
 use crate::auth::keys::SigningKeys;
 use crate::auth::password::{PasswordError, Passwords};
 use crate::auth::proxies::Network;
@@ -56,6 +57,8 @@ pub struct App {
     pub system_namespace: String,
     /// What requests read from.
     pub stores: Stores,
+    /// The node controllers.
+    pub agents: Agents,
     /// Keys of session tokens.
     pub keys: SigningKeys,
     /// Password hashing.
@@ -85,6 +88,7 @@ impl App {
         let parallel = std::thread::available_parallelism().map_or(2, usize::from).min(MAX_PARALLEL_HASHES);
         Ok(Self {
             keys: SigningKeys::new(client.clone(), &system_namespace),
+            agents: Agents::new(client.clone(), &system_namespace),
             client,
             system_namespace,
             stores,

@@ -3,6 +3,7 @@
 //! It keeps nothing of its own. Reads come from caches that watches keep current, writes are custom resources, and the
 //! controllers do the rest; so any number of these servers run side by side.
 
+mod agent;
 mod app;
 mod args;
 mod auth;

@@ -39,6 +39,7 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(vms::action::act_on_vm))
         .routes(routes!(vms::events::list_vm_events))
         .routes(routes!(vms::console_ticket::create_console_ticket))
+        .routes(routes!(vms::stats::get_vm_stats))
         .routes(routes!(quota::get::get_quota, quota::put::set_quota))
         .routes(routes!(images::list::list_images))
         .routes(routes!(hosts::list::list_hosts))

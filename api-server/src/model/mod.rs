@@ -6,6 +6,7 @@ mod host;
 mod image;
 mod quota;
 mod ticket;
+mod stats;
 mod user;
 mod vm;
 
@@ -14,6 +15,7 @@ pub use self::host::{Host, is_alive};
 pub use self::image::Image;
 pub use self::quota::{Limits, QuotaUsage, Usage};
 pub use self::ticket::Ticket;
+pub use self::stats::Stats;
 pub use self::user::{Role, SessionUser, User, login_name};
 pub use self::vm::{Deleted, Vm};
 
