@@ -7,6 +7,7 @@ mod agent;
 mod app;
 mod args;
 mod auth;
+mod console;
 mod error;
 mod extract;
 mod feed;

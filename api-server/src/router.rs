@@ -47,7 +47,8 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(users::get::get_user, users::update::update_user, users::delete::delete_user))
         .routes(routes!(users::role::set_role))
         .routes(routes!(users::approve::approve_user));
-    let sockets = OpenApiRouter::new().routes(routes!(sockets::vm_status::vm_status));
+    let sockets =
+        OpenApiRouter::new().routes(routes!(sockets::vm_status::vm_status)).routes(routes!(sockets::vnc::open_console));
     let all = OpenApiRouter::with_openapi(openapi::base()).nest("/api", routes).merge(sockets);
     let (router, mut document) = all.split_for_parts();
     openapi::add_common_errors(&mut document);

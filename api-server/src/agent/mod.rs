@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use kube::{Client, ResourceExt};
 use kvmoor_crds::agent::{self, Stats};
 use kvmoor_crds::{Host, VirtualMachine};
@@ -25,6 +27,8 @@ use token::AgentToken;
 
 /// How long a host may take to say what it measures.
 const STATS: Duration = Duration::from_secs(2);
+/// How long a host may take to open a display.
+const DISPLAY: Duration = Duration::from_secs(8);
 /// Most bytes of an answer.
 const ANSWER: usize = 1 << 20;
 const HOST_SILENT: &str = "The VM's host does not answer";
@@ -33,6 +37,9 @@ const HOST_SILENT: &str = "The VM's host does not answer";
 pub struct Agents {
     token: AgentToken,
 }
+
+/// The bytes of a display, as the guest's VNC server speaks them.
+pub type Display = TokioIo<Upgraded>;
 
 /// Why a host does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +104,27 @@ impl Agents {
         tokio::time::timeout(STATS, asked).await.unwrap_or_else(|_| Err(silent("no answer within 2 s")))
     }
 
+    /// The display of a virtual machine.
+    pub async fn display(&self, stores: &Stores, vm: &VirtualMachine) -> Result<Display, AgentError> {
+        let host = host_of(stores, vm)?;
+        let path = agent::vnc_path(&vm.uid().unwrap_or_default());
+        let asked = async {
+            let Connection { mut sender, driver } = connect::open(&host).await.map_err(silent)?;
+            // It ends by itself: with the upgrade, or when `sender` is gone.
+            tokio::spawn(driver);
+            let request =
+                Request::get(path).header(header::CONNECTION, "upgrade").header(header::UPGRADE, agent::VNC_PROTOCOL);
+            let answer = sender.send_request(self.authorized(request).await?).await.map_err(silent)?;
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let status = answer.status();
+                let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
+                return self.refused(status, &body).await;
+            }
+            upgraded(answer).await
+        };
+        tokio::time::timeout(DISPLAY, asked).await.unwrap_or_else(|_| Err(silent("no answer within 8 s")))
+    }
+
     async fn authorized(&self, request: http::request::Builder) -> Result<Request<Empty<Bytes>>, AgentError> {
         let token = self.token.get().await.map_err(|error| AgentError::Unavailable {
             message: "The server cannot prove itself to the VM's host",
@@ -126,6 +154,10 @@ impl Agents {
             _ => unavailable("The VM's host refuses", status, &message),
         })
     }
+}
+
+async fn upgraded(answer: http::Response<Incoming>) -> Result<Display, AgentError> {
+    Ok(TokioIo::new(hyper::upgrade::on(answer).await.map_err(silent)?))
 }
 
 fn unavailable(message: &'static str, status: StatusCode, text: &str) -> AgentError {

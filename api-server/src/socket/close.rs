@@ -17,6 +17,8 @@ pub enum Closing {
     Stopping,
     /// 1008: the right to it has ended.
     NotAllowed(&'static str),
+    /// 1011: something that it needs has failed.
+    Failed(&'static str),
     /// 1013: the peer does not keep up.
     TooSlow,
     /// Nobody is there any more; nothing is sent.
@@ -30,6 +32,7 @@ impl Closing {
             Self::Done(_) => Some(1000),
             Self::Stopping => Some(1001),
             Self::NotAllowed(_) => Some(1008),
+            Self::Failed(_) => Some(1011),
             Self::TooSlow => Some(1013),
             Self::Gone => None,
         }
@@ -38,7 +41,7 @@ impl Closing {
     /// Why, in a sentence.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Done(reason) | Self::NotAllowed(reason) => reason,
+            Self::Done(reason) | Self::NotAllowed(reason) | Self::Failed(reason) => reason,
             Self::Stopping => "The server stops; connect again",
             Self::TooSlow => "You do not read as fast as things change; connect again",
             Self::Gone => "The peer is gone",
