@@ -6,6 +6,7 @@
 mod authorization;
 mod bad_input;
 mod conformance;
+mod console;
 mod crash;
 mod feed;
 mod lifecycle;
@@ -63,6 +64,11 @@ fn main() -> anyhow::Result<()> {
         outages::the_control_plane_dies,
         outages::a_host_is_lost_and_comes_back,
         outages::another_leader_takes_over,
+        console::measurements,
+        console::a_host_serves_only_the_api_server,
+        console::a_display_over_a_websocket,
+        console::consoles_leave_no_descriptor_behind,
+        console::novnc_in_chromium,
         crash::creating,
         crash::starting,
         crash::stopping,
