@@ -43,6 +43,7 @@ test: setup ## formatting, lints, and all tests; beside `make run` if need be
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets $(faults) -- -D warnings
 	cargo build --workspace $(faults)
+	dev/setup-browser
 	$(if $(sudo),$(target)/debug/kvmoor-dev fetch)
 	$(runner) cargo test --workspace $(faults)
 

@@ -9,10 +9,15 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agent::Agents;
 use crate::auth::keys::SigningKeys;
 use crate::auth::password::{PasswordError, Passwords};
+use crate::auth::proxies::Network;
 use crate::auth::throttle::Throttle;
+use crate::auth::ticket::UsedTickets;
 use crate::error::{ApiError, BoxError};
+use crate::feed::{Feed, fan_out};
+use crate::socket::Seats;
 use crate::store::Stores;
 
 /// Hashes at a time at most, however many CPUs there are: each takes 19 MiB.
@@ -27,6 +32,23 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 /// Shared by all requests.
 pub type AppState = Arc<App>;
 
+/// What an operator sets about how the server is reached.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Origins of web pages that may open WebSockets, besides the server's own.
+    pub allowed_origins: Vec<String>,
+    /// Proxies that are believed about whom they forward for.
+    pub trusted_proxies: Vec<Network>,
+    /// WebSockets that a user may have open at a time.
+    pub max_sockets_per_user: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { allowed_origins: vec![], trusted_proxies: vec![], max_sockets_per_user: 1024 }
+    }
+}
+
 /// What all requests share.
 pub struct App {
     /// The Kubernetes API.
@@ -35,12 +57,22 @@ pub struct App {
     pub system_namespace: String,
     /// What requests read from.
     pub stores: Stores,
+    /// The node controllers.
+    pub agents: Agents,
     /// Keys of session tokens.
     pub keys: SigningKeys,
     /// Password hashing.
     pub passwords: Passwords,
     /// Slows down guessing.
     pub throttle: Throttle,
+    /// How the server is reached.
+    pub settings: Settings,
+    /// Tickets that were used.
+    pub tickets: UsedTickets,
+    /// Open WebSockets.
+    pub seats: Seats,
+    /// Changes of virtual machines, for those who follow them.
+    pub feed: Feed,
     /// Held while somebody may cease to be an admin, so that two requests here do not both find the other's left.
     pub admins: Mutex<()>,
     /// Work that goes on when its request is gone.
@@ -56,11 +88,16 @@ impl App {
         let parallel = std::thread::available_parallelism().map_or(2, usize::from).min(MAX_PARALLEL_HASHES);
         Ok(Self {
             keys: SigningKeys::new(client.clone(), &system_namespace),
+            agents: Agents::new(client.clone(), &system_namespace),
             client,
             system_namespace,
             stores,
             passwords: Passwords::new(parallel, HASH_QUEUE)?,
             throttle: Throttle::default(),
+            settings: Settings::default(),
+            tickets: UsedTickets::default(),
+            seats: Seats::default(),
+            feed: Feed::default(),
             admins: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -70,6 +107,10 @@ impl App {
 
     /// Follows the cluster and its signing keys until the process is to end.
     pub fn start(self: &Arc<Self>) {
+        // Before the first listing, so that nothing is missed.
+        if let Some(changes) = self.stores.vm_changes() {
+            self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(fan_out(self.clone(), changes)));
+        }
         self.stores.follow(&self.client, &self.tasks, &self.stop);
         let app = self.clone();
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move { app.keys.keep_current().await }));

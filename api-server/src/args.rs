@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::auth::proxies::Network;
+
 /// Kvmoor's REST and WebSocket API.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -19,6 +21,17 @@ pub struct Args {
     /// Most connections at a time.
     #[arg(long, env = "KVMOOR_MAX_CONNECTIONS", default_value_t = 8192)]
     pub max_connections: usize,
+    /// Origin of web pages that may open WebSockets, such as https://console.example.com, besides the server's own. Can
+    /// be given more than once, or as a list with commas.
+    #[arg(long = "allowed-origin", env = "KVMOOR_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+    /// Address or network (such as 10.0.0.0/8) of proxies whose X-Forwarded-For is believed. Can be given more than
+    /// once, or as a list with commas.
+    #[arg(long = "trusted-proxy", env = "KVMOOR_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Network>,
+    /// Most WebSockets of a user at a time.
+    #[arg(long, env = "KVMOOR_MAX_SOCKETS_PER_USER", default_value_t = 1024)]
+    pub max_sockets_per_user: usize,
     /// Format of the log on standard error.
     #[arg(long, env = "KVMOOR_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,

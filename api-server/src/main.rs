@@ -3,11 +3,14 @@
 //! It keeps nothing of its own. Reads come from caches that watches keep current, writes are custom resources, and the
 //! controllers do the rest; so any number of these servers run side by side.
 
+mod agent;
 mod app;
 mod args;
 mod auth;
+mod console;
 mod error;
 mod extract;
+mod feed;
 mod middleware;
 mod model;
 mod number;
@@ -15,6 +18,7 @@ mod openapi;
 mod router;
 mod routes;
 mod server;
+mod socket;
 mod store;
 mod user;
 mod vm;
@@ -29,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, Settings};
 use crate::args::Args;
 use crate::store::Stores;
 
@@ -38,10 +42,21 @@ const FINISH: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args { listen, system_namespace, max_connections, log_format } = Args::parse();
+    let Args {
+        listen,
+        system_namespace,
+        max_connections,
+        allowed_origins,
+        trusted_proxies,
+        max_sockets_per_user,
+        log_format,
+    } = Args::parse();
     log_format.start();
     let client = client::connect(client::DEADLINE).await?;
-    let app = Arc::new(App::new(client, system_namespace, Stores::default())?);
+    let settings = Settings { allowed_origins, trusted_proxies, max_sockets_per_user };
+    let mut app = App::new(client, system_namespace, Stores::default())?;
+    app.settings = settings;
+    let app = Arc::new(app);
     app.start();
     stop_on_signal(app.stop.clone())?;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;

@@ -1,11 +1,12 @@
 //! The OpenAPI document: what holds for all operations. The operations themselves stand with their handlers.
 
 use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 
 use crate::error::ErrorBody;
+use crate::feed::Frame;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -13,7 +14,7 @@ use crate::error::ErrorBody;
         title = "Kvmoor API",
         description = "Virtual machines on the KVM hosts of a Kubernetes cluster.\n\nEvery answer has the header `x-request-id`, which the server's log line has too. Memory is in MiB, times are RFC 3339 in UTC.",
     ),
-    components(schemas(ErrorBody)),
+    components(schemas(ErrorBody, Frame)),
     modifiers(&Bearer),
     tags(
         (name = "health", description = "Whether the server works"),
@@ -34,6 +35,10 @@ impl Modify for Bearer {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+        let token = ApiKeyValue::with_description("token", "A session's token, where headers cannot be sent");
+        components.add_security_scheme("token", SecurityScheme::ApiKey(ApiKey::Query(token)));
+        let ticket = ApiKeyValue::with_description("ticket", "A ticket for one use within 30 s");
+        components.add_security_scheme("ticket", SecurityScheme::ApiKey(ApiKey::Query(ticket)));
     }
 }
 

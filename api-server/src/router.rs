@@ -15,7 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::AppState;
 use crate::error::{ApiError, Noun};
-use crate::routes::{auth, health, hosts, images, quota, users, vms};
+use crate::routes::{auth, health, hosts, images, quota, sockets, users, vms};
 use crate::{middleware, openapi};
 
 /// Where the OpenAPI document is.
@@ -33,10 +33,13 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(auth::me::me))
         .routes(routes!(auth::logout::logout))
         .routes(routes!(auth::password::change_password))
+        .routes(routes!(auth::feed_ticket::create_feed_ticket))
         .routes(routes!(vms::list::list_vms, vms::create::create_vm))
         .routes(routes!(vms::get::get_vm, vms::delete::delete_vm))
         .routes(routes!(vms::action::act_on_vm))
         .routes(routes!(vms::events::list_vm_events))
+        .routes(routes!(vms::console_ticket::create_console_ticket))
+        .routes(routes!(vms::stats::get_vm_stats))
         .routes(routes!(quota::get::get_quota, quota::put::set_quota))
         .routes(routes!(images::list::list_images))
         .routes(routes!(hosts::list::list_hosts))
@@ -44,7 +47,10 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(users::get::get_user, users::update::update_user, users::delete::delete_user))
         .routes(routes!(users::role::set_role))
         .routes(routes!(users::approve::approve_user));
-    let (router, mut document) = OpenApiRouter::with_openapi(openapi::base()).nest("/api", routes).split_for_parts();
+    let sockets =
+        OpenApiRouter::new().routes(routes!(sockets::vm_status::vm_status)).routes(routes!(sockets::vnc::open_console));
+    let all = OpenApiRouter::with_openapi(openapi::base()).nest("/api", routes).merge(sockets);
+    let (router, mut document) = all.split_for_parts();
     openapi::add_common_errors(&mut document);
     (router, document)
 }

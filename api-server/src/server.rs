@@ -10,6 +10,7 @@ use axum::extract::ConnectInfo;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use tower::ServiceExt;
 const HEAD: Duration = Duration::from_secs(10);
 /// Most bytes of a request's head.
 const HEAD_BYTES: usize = 64 << 10;
+/// Most bytes of a connection that may wait in the kernel to be sent.
+const UNSENT_BYTES: u32 = 64 << 10;
 /// Pause after a failure to accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests may go on when the server is to stop.
@@ -73,6 +76,10 @@ async fn connection(
     // Answers are small and somebody waits for them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot turn off Nagle's algorithm");
+    }
+    // What a reader is slow to take waits where it is counted, in bounded queues, not in the kernel.
+    if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        tracing::debug!(%peer, %error, "cannot bound what waits in the kernel");
     }
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));

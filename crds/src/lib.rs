@@ -1,12 +1,14 @@
 //! The Kubernetes API of Kvmoor: the group `kvmoor.dev/v1alpha1`.
 //!
 //! One file a kind. Beside the types stand what every writer and reader of them must agree on: the names that
-//! derive from an object ([`names`]), the conditions ([`conditions`]) and the reading of quantities ([`quantity`]).
+//! derive from an object ([`names`]), the conditions ([`conditions`]), the reading of quantities ([`quantity`]),
+//! and what the API server and the node controllers say to each other ([`agent`]).
 //! The binary `crdgen` writes the CustomResourceDefinitions from these types; a test compares what is checked in.
 
 // The repetitions are those of `printcolumn(type_ = …)`, which clippy takes for one attribute.
 #![allow(clippy::duplicated_attributes)]
 
+pub mod agent;
 pub mod client;
 pub mod conditions;
 mod host;

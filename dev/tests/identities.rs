@@ -17,7 +17,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use kvmoor_crds::{Host, VirtualMachine, names};
+use kvmoor_crds::{Host, VirtualMachine, agent, names};
 use kvmoor_dev::{Cluster, SYSTEM_NAMESPACE, deadline::until};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -226,6 +226,15 @@ async fn api_server(client: &Client) {
     allowed(secrets(client, SYSTEM_NAMESPACE).api.get(names::JWT_SECRET).await);
     refused(secrets(client, TENANT).api.get("user-data").await, RBAC);
     refused(hosts(client).patch("host-0", json!({ "spec": { "unschedulable": true } })).await, RBAC);
+    // Tokens for the node controllers' audience, of its own account only.
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let spec = TokenRequestSpec { audiences: vec![agent::AUDIENCE.to_owned()], ..TokenRequestSpec::default() };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let parameters = PostParams::default();
+    allowed(accounts.create_token_request("kvmoor-api-server", &parameters, &request).await);
+    for other in ["kvmoor-controller-cluster", "kvmoor-controller-node"] {
+        refused(accounts.create_token_request(other, &parameters, &request).await, RBAC);
+    }
 }
 
 async fn user(client: &Client) {

@@ -5,6 +5,7 @@
 
 mod create;
 mod death;
+mod feed;
 mod figures;
 mod idle;
 mod processes;
@@ -41,6 +42,9 @@ async fn measure(cluster: &Cluster, figures: &mut Figures, wants: impl Fn(&str) 
     }
     if wants("death") {
         death::measure(cluster, figures).await?;
+    }
+    if wants("feed") {
+        feed::measure(cluster, &admin, figures).await?;
     }
     if wants("idle") {
         idle::measure(cluster, figures).await?;

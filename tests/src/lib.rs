@@ -1,5 +1,10 @@
 //! What the end-to-end tests and the benchmarks share: a client as a user would write it, and waiting with deadlines.
 
+pub mod feed;
+pub mod picture;
 pub mod rest;
+pub mod rfb;
+pub mod shape;
+pub mod token;
 pub mod vm;
 pub mod wait;

@@ -58,6 +58,11 @@ impl Rest {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
+    /// Where the API is, without `/api`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The session's token.
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()

@@ -9,8 +9,10 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use kvmoor_crds::{User, UserRole, VirtualMachine};
 
+use super::proxies::forwarded_for;
+use super::session::Session;
 use super::throttle::Source;
-use crate::app::AppState;
+use crate::app::{App, AppState};
 use crate::error::{ApiError, Noun};
 use crate::store::Stored;
 
@@ -21,9 +23,29 @@ pub struct Authn {
     pub user: Arc<User>,
     /// The user's number.
     pub id: i64,
+    /// The session that it came with.
+    pub session: Session,
 }
 
 impl Authn {
+    /// The user of a session token.
+    pub async fn of_token(app: &App, token: &str) -> Result<Self, ApiError> {
+        let claims = app.keys.verify(token).await?;
+        Self::of_session(app, &claims.sub, claims.epoch, claims.exp)
+    }
+
+    /// The user of a session that was of that epoch and ends at `until`, in seconds since 1970.
+    pub fn of_session(app: &App, uid: &str, epoch: i64, until: i64) -> Result<Self, ApiError> {
+        let user = app.stores.users()?.read().by_uid(uid).cloned();
+        let user = user
+            .filter(|user| Session::in_force(user, epoch))
+            .ok_or(ApiError::Unauthorized("Invalid or expired token"))?;
+        let id = user.id().ok_or(ApiError::unavailable("Your account has no number yet; try again in a moment"))?;
+        tracing::Span::current().record("user.id", id);
+        let session = Session { uid: uid.to_owned(), epoch, until, role: user.spec.role };
+        Ok(Self { user, id, session })
+    }
+
     /// Whether everything may be done.
     pub fn is_admin(&self) -> bool {
         self.user.spec.role == UserRole::Admin
@@ -46,20 +68,12 @@ impl FromRequestParts<AppState> for Authn {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
-        let token = bearer(parts)?;
-        let claims = app.keys.verify(token).await?;
-        let user = app.stores.users()?.read().by_uid(&claims.sub).cloned();
-        let in_force = |user: &Arc<User>| {
-            user.spec.approved && user.spec.session_epoch == claims.epoch && user.metadata.deletion_timestamp.is_none()
-        };
-        let user = user.filter(in_force).ok_or(ApiError::Unauthorized("Invalid or expired token"))?;
-        let id = user.id().ok_or(ApiError::unavailable("Your account has no number yet; try again in a moment"))?;
-        tracing::Span::current().record("user.id", id);
-        Ok(Self { user, id })
+        Self::of_token(app, bearer(parts)?).await
     }
 }
 
-fn bearer(parts: &Parts) -> Result<&str, ApiError> {
+/// The token of `Authorization: Bearer <token>`.
+pub fn bearer(parts: &Parts) -> Result<&str, ApiError> {
     let missing = ApiError::Unauthorized("Authorization: Bearer <token> is required");
     let Some(header) = parts.headers.get(AUTHORIZATION) else { return Err(missing) };
     let (scheme, token) = header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(missing)?;
@@ -151,11 +165,12 @@ impl Peer {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Peer {
+impl FromRequestParts<AppState> for Peer {
     type Rejection = std::convert::Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Self::Rejection> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        Ok(Self(peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip())))
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip());
+        Ok(Self(forwarded_for(peer, &parts.headers, &app.settings.trusted_proxies)))
     }
 }

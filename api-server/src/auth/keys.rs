@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use kvmoor_crds::names;
 use tokio::sync::Mutex;
 
-use super::token::{Claims, Keyring, TokenError};
+use super::token::{Claims, Keyring, TicketClaims, TokenError};
 use crate::error::ApiError;
 
 /// How often the Secret is read.
@@ -60,9 +60,24 @@ impl SigningKeys {
 
     /// The claims of a token that is ours and in force.
     pub async fn verify(&self, token: &str) -> Result<Claims, ApiError> {
-        let mut outcome = self.ready()?.verify(token, Timestamp::now());
+        self.verified(|keyring| keyring.verify(token, Timestamp::now())).await
+    }
+
+    /// A ticket for the virtual machine with the UID `vm`, or for the feed of all where that is empty, that opens what
+    /// ends with the session at `until`.
+    pub fn sign_ticket(&self, user_uid: &str, epoch: i64, until: i64, vm: &str) -> Result<String, ApiError> {
+        self.ready()?.sign_ticket(user_uid, epoch, until, vm, Timestamp::now()).map_err(ApiError::internal)
+    }
+
+    /// The claims of a ticket that is ours and in force.
+    pub async fn verify_ticket(&self, ticket: &str) -> Result<TicketClaims, ApiError> {
+        self.verified(|keyring| keyring.verify_ticket(ticket, Timestamp::now())).await
+    }
+
+    async fn verified<C>(&self, verify: impl Fn(&Keyring) -> Result<C, TokenError>) -> Result<C, ApiError> {
+        let mut outcome = verify(&*self.ready()?);
         if matches!(outcome, Err(TokenError::UnknownKey)) && self.refresh(ON_DEMAND).await {
-            outcome = self.ready()?.verify(token, Timestamp::now());
+            outcome = verify(&*self.ready()?);
         }
         outcome.map_err(|error| {
             tracing::debug!(error = %crate::error::describe(&error), "refused a token");

@@ -1,4 +1,4 @@
-//! Session tokens: JWT signed with HS256, by keys that have ids and can be replaced one by one.
+//! Session tokens and tickets: JWT signed with HS256, by keys that have ids and can be replaced one by one.
 //!
 //! A token names its user by UID, so that a new user of an old name is somebody else, and carries the user's session
 //! epoch, by which all of a user's sessions end at once. The role is not in it: it is looked up at each request.
@@ -10,16 +10,21 @@ use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use k8s_openapi::api::core::v1::Secret;
 use kvmoor_crds::names::CURRENT_KEY_ANNOTATION;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// How long a session lasts.
 pub const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// By how much clocks of replicas may differ.
-const LEEWAY: Duration = Duration::from_secs(10);
+pub const LEEWAY: Duration = Duration::from_secs(10);
 /// Fewest bytes of a key: as many as the hash has.
 const MIN_KEY_BYTES: usize = 32;
 const ISSUER: &str = "kvmoor";
 const AUDIENCE: &str = "kvmoor-api";
+/// How long a ticket may wait to be used.
+pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
+/// A ticket is no session token and a session token no ticket.
+const TICKET_AUDIENCE: &str = "kvmoor-socket";
 
 /// What a token says. All of it is required, with exactly these types.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
@@ -40,6 +45,31 @@ pub struct Claims {
     pub jti: String,
     /// The user's session epoch when it was issued.
     pub epoch: i64,
+}
+
+/// What a ticket says. All of it is required, with exactly these types.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct TicketClaims {
+    /// Issuer.
+    pub iss: String,
+    /// Audience.
+    pub aud: String,
+    /// UID of the User.
+    pub sub: String,
+    /// Until when it can be used, in seconds since 1970.
+    pub exp: i64,
+    /// Begin, in seconds since 1970.
+    pub nbf: i64,
+    /// When it was issued, in seconds since 1970.
+    pub iat: i64,
+    /// Unique for each ticket.
+    pub jti: String,
+    /// The session epoch of the session that asked for it.
+    pub epoch: i64,
+    /// When that session ends, and with it what the ticket opened.
+    pub until: i64,
+    /// UID of the virtual machine that it is for; empty for the feed of all.
+    pub vm: String,
 }
 
 /// Why a token is not taken, or none can be made.
@@ -90,10 +120,8 @@ impl Keyring {
 
     /// A token for a user.
     pub fn sign(&self, user_uid: &str, epoch: i64, now: Timestamp) -> Result<String, TokenError> {
-        let id = self.current.as_ref().ok_or(TokenError::NoCurrentKey)?;
-        let (key, _) = self.keys.get(id).ok_or(TokenError::NoCurrentKey)?;
         let issued = now.as_second();
-        let claims = Claims {
+        self.encode(&Claims {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
             sub: user_uid.to_owned(),
@@ -102,14 +130,57 @@ impl Keyring {
             iat: issued,
             jti: uuid::Uuid::new_v4().to_string(),
             epoch,
-        };
+        })
+    }
+
+    /// A ticket for the virtual machine with the UID `vm`, or for the feed of all where that is empty.
+    pub fn sign_ticket(
+        &self,
+        user_uid: &str,
+        epoch: i64,
+        until: i64,
+        vm: &str,
+        now: Timestamp,
+    ) -> Result<String, TokenError> {
+        let issued = now.as_second();
+        self.encode(&TicketClaims {
+            iss: ISSUER.to_owned(),
+            aud: TICKET_AUDIENCE.to_owned(),
+            sub: user_uid.to_owned(),
+            exp: issued.saturating_add_unsigned(TICKET_LIFETIME.as_secs()),
+            nbf: issued,
+            iat: issued,
+            jti: uuid::Uuid::new_v4().to_string(),
+            epoch,
+            until,
+            vm: vm.to_owned(),
+        })
+    }
+
+    fn encode(&self, claims: &impl Serialize) -> Result<String, TokenError> {
+        let id = self.current.as_ref().ok_or(TokenError::NoCurrentKey)?;
+        let (key, _) = self.keys.get(id).ok_or(TokenError::NoCurrentKey)?;
         let header = Header { kid: Some(id.clone()), ..Header::new(Algorithm::HS256) };
-        jsonwebtoken::encode(&header, &claims, key).map_err(TokenError::Invalid)
+        jsonwebtoken::encode(&header, claims, key).map_err(TokenError::Invalid)
     }
 
     /// The claims of a token, if it is one of ours and in force. Whether its user is still there and its epoch still
     /// current is for the caller to ask.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        let claims: Claims = self.decode(token, AUDIENCE)?;
+        check_times(claims.iat, claims.exp, LIFETIME, now)?;
+        Ok(claims)
+    }
+
+    /// The claims of a ticket, if it is one of ours and in force. Whether it was used, and all that holds of a session,
+    /// is for the caller to ask.
+    pub fn verify_ticket(&self, ticket: &str, now: Timestamp) -> Result<TicketClaims, TokenError> {
+        let claims: TicketClaims = self.decode(ticket, TICKET_AUDIENCE)?;
+        check_times(claims.iat, claims.exp, TICKET_LIFETIME, now)?;
+        Ok(claims)
+    }
+
+    fn decode<C: DeserializeOwned + Clone>(&self, token: &str, audience: &str) -> Result<C, TokenError> {
         let header = jsonwebtoken::decode_header(token).map_err(TokenError::Invalid)?;
         if header.alg != Algorithm::HS256 {
             return Err(TokenError::Foreign("algorithm"));
@@ -123,17 +194,20 @@ impl Keyring {
         validation.leeway = LEEWAY.as_secs();
         validation.validate_nbf = true;
         validation.set_issuer(&[ISSUER]);
-        validation.set_audience(&[AUDIENCE]);
+        validation.set_audience(&[audience]);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        let claims: Claims = jsonwebtoken::decode(token, key, &validation).map_err(TokenError::Invalid)?.claims;
-        if claims.iat > now.as_second().saturating_add_unsigned(LEEWAY.as_secs()) {
-            return Err(TokenError::Foreign("issued in the future"));
-        }
-        if claims.exp.saturating_sub(claims.iat) > LIFETIME.as_secs().cast_signed() {
-            return Err(TokenError::Foreign("lifetime"));
-        }
-        Ok(claims)
+        Ok(jsonwebtoken::decode(token, key, &validation).map_err(TokenError::Invalid)?.claims)
     }
+}
+
+fn check_times(iat: i64, exp: i64, lifetime: Duration, now: Timestamp) -> Result<(), TokenError> {
+    if iat > now.as_second().saturating_add_unsigned(LEEWAY.as_secs()) {
+        return Err(TokenError::Foreign("issued in the future"));
+    }
+    if exp.saturating_sub(iat) > lifetime.as_secs().cast_signed() {
+        return Err(TokenError::Foreign("lifetime"));
+    }
+    Ok(())
 }
 
 /// A keyring with one key, `k1`.
@@ -256,6 +330,19 @@ mod tests {
             let changed = claims(|all| all[name] = value.clone());
             assert!(verify(&token(&header(), &changed, KEY)).is_err(), "{name} = {value}");
         }
+    }
+
+    #[test]
+    fn tickets_are_no_sessions() {
+        let keyring = test_keyring(KEY);
+        let now = Timestamp::now();
+        let ticket = keyring.sign_ticket("uid", 3, now.as_second() + 60, "vm", now).unwrap();
+        let claims = keyring.verify_ticket(&ticket, now).unwrap();
+        assert_eq!((claims.sub.as_str(), claims.vm.as_str(), claims.exp - claims.iat), ("uid", "vm", 30));
+        assert!(keyring.verify(&ticket, now).is_err());
+        assert!(keyring.verify_ticket(&keyring.sign("uid", 3, now).unwrap(), now).is_err());
+        let long = keyring.encode(&TicketClaims { exp: claims.iat + 31, ..claims }).unwrap();
+        assert!(matches!(keyring.verify_ticket(&long, now), Err(TokenError::Foreign("lifetime"))));
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod event;
 mod host;
 mod image;
 mod quota;
+mod stats;
+mod ticket;
 mod user;
 mod vm;
 
@@ -12,6 +14,8 @@ pub use self::event::Event;
 pub use self::host::{Host, is_alive};
 pub use self::image::Image;
 pub use self::quota::{Limits, QuotaUsage, Usage};
+pub use self::stats::Stats;
+pub use self::ticket::Ticket;
 pub use self::user::{Role, SessionUser, User, login_name};
 pub use self::vm::{Deleted, Vm};
 

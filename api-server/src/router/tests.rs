@@ -333,3 +333,43 @@ async fn panics_are_500_and_tell_nothing() {
     let bytes = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
     assert!(!String::from_utf8(bytes.to_vec()).unwrap().contains("secret"));
 }
+
+#[tokio::test]
+async fn web_sockets_are_refused_before_the_upgrade() {
+    let app = server(everybody());
+    let open = |query: String, origin: Option<&'static str>| {
+        let app = app.clone();
+        let mut request = request(Method::GET, &format!("/ws/vm-status{query}"), None, None);
+        request.headers_mut().insert("host", "localhost:18443".parse().unwrap());
+        if let Some(origin) = origin {
+            request.headers_mut().insert("origin", origin.parse().unwrap());
+        }
+        async move { send(&app, request).await }
+    };
+    let user = token("user", 5);
+    let now = Timestamp::now();
+    let ticket = |epoch, vm| test_keyring(KEY).sign_ticket("user", epoch, now.as_second() + 60, vm, now).unwrap();
+    let cases = [
+        (String::new(), None, 401, "token=<token> or ticket=<ticket> is required"),
+        ("?token=x".to_owned(), None, 401, "Invalid or expired token"),
+        (format!("?token={}", token("user", 4)), None, 401, "Invalid or expired token"),
+        (format!("?token={}", ticket(5, "")), None, 401, "Invalid or expired token"),
+        (format!("?ticket={user}"), None, 401, "Invalid or expired token"),
+        (format!("?ticket={}", ticket(4, "")), None, 401, "Invalid or expired token"),
+        (format!("?ticket={}", ticket(5, "a-vm")), None, 401, "The ticket is for something else"),
+        (format!("?token={user}&vm_id=1"), None, 404, "VM not found"),
+        (format!("?token={user}&vm_id=+1"), None, 404, "VM not found"),
+        (format!("?token={user}&vm_id="), None, 404, "VM not found"),
+        (format!("?token={user}"), Some("http://evil.example"), 403, "Pages of this origin may not connect"),
+    ];
+    for (query, origin, status, message) in cases {
+        let answer = open(query.clone(), origin).await;
+        assert_eq!((answer.status.as_u16(), answer.error().message.as_str()), (status, message), "{query}");
+    }
+    // In order but for the upgrade itself.
+    for query in [format!("?token={user}"), format!("?ticket={}", ticket(5, ""))] {
+        let answer = open(query, Some("http://localhost:18443")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert!(answer.error().message.starts_with("This endpoint takes WebSockets only"), "{}", answer.body);
+    }
+}

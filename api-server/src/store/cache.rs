@@ -1,9 +1,9 @@
 //! The objects of a kind as the Kubernetes API last told them, and waiting for them to become what one expects.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::objects::{Key, Objects, Stored};
 use super::version::Version;
@@ -12,16 +12,28 @@ use super::version::Version;
 /// running out of it is no failure.
 const OWN_WRITE: Duration = Duration::from_secs(2);
 
+/// What the Kubernetes API told of a kind, in its order.
+#[derive(Debug, Clone)]
+pub enum Change<K> {
+    /// A complete listing: what is not in it is gone.
+    Listed(Vec<Arc<K>>),
+    /// A new or changed object.
+    Put(Arc<K>),
+    /// An object that is gone.
+    Removed(Key),
+}
+
 /// The objects of a kind in memory.
 #[derive(Debug)]
 pub struct Cache<K> {
     objects: RwLock<Objects<K>>,
     changed: watch::Sender<()>,
+    changes: OnceLock<mpsc::UnboundedSender<Change<K>>>,
 }
 
 impl<K: Stored> Default for Cache<K> {
     fn default() -> Self {
-        Self { objects: RwLock::default(), changed: watch::Sender::new(()) }
+        Self { objects: RwLock::default(), changed: watch::Sender::new(()), changes: OnceLock::new() }
     }
 }
 
@@ -54,23 +66,47 @@ impl<K: Stored> Cache<K> {
         }
     }
 
+    /// Tells of each time that something changed, without what.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Every change from now on, in order and without gaps; `None` if somebody has it already. There is one reader, and
+    /// it must keep up: the queue has no bound, since the watch that fills it must not wait for anybody.
+    pub fn changes(&self) -> Option<mpsc::UnboundedReceiver<Change<K>>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.changes.set(sender).is_ok().then_some(receiver)
+    }
+
     /// Takes a complete listing.
     pub fn replace(&self, objects: Vec<K>) {
-        self.change(|all| all.replace(objects));
+        self.change(|all| {
+            all.replace(objects);
+            Change::Listed(all.all().cloned().collect())
+        });
     }
 
     /// Takes a new or changed object.
     pub fn put(&self, object: K) {
-        self.change(|all| all.put(object));
+        self.change(|all| Change::Put(all.put(object)));
     }
 
     /// Forgets an object, whose last version was `version`.
     pub fn remove(&self, key: &Key, version: Version) {
-        self.change(|all| all.remove(key, version));
+        self.change(|all| {
+            all.remove(key, version);
+            Change::Removed(key.clone())
+        });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Objects<K>)) {
-        change(&mut self.objects.write().unwrap_or_else(PoisonError::into_inner));
+    fn change(&self, change: impl FnOnce(&mut Objects<K>) -> Change<K>) {
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        let change = change(&mut objects);
+        // Under the lock, so that the order is that of the objects. A reader that is gone wants nothing any more.
+        if let Some(changes) = self.changes.get() {
+            drop(changes.send(change));
+        }
+        drop(objects);
         self.changed.send_replace(());
     }
 }

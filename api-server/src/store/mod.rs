@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use kube::{Api, Client};
 use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::cache::Cache;
+pub use self::cache::{Cache, Change};
 pub use self::objects::{Key, Objects, Stored};
 use crate::error::ApiError;
 
@@ -37,6 +38,16 @@ impl Stores {
         start(&self.quotas, client, tasks, stop);
         start(&self.images, client, tasks, stop);
         start(&self.hosts, client, tasks, stop);
+    }
+
+    /// Every change of virtual machines from now on; `None` if somebody has it already.
+    pub fn vm_changes(&self) -> Option<mpsc::UnboundedReceiver<Change<VirtualMachine>>> {
+        self.vms.changes()
+    }
+
+    /// Tells of each time that a user changed, also before all were read.
+    pub fn user_changes(&self) -> watch::Receiver<()> {
+        self.users.subscribe()
     }
 
     /// Virtual machines.

@@ -160,7 +160,7 @@ impl<K: Stored> Objects<K> {
     }
 
     /// Takes a new or changed object.
-    pub fn put(&mut self, mut object: K) {
+    pub fn put(&mut self, mut object: K) -> Arc<K> {
         object.slim();
         let key = Key::of(&object);
         self.unindex(&key);
@@ -174,7 +174,9 @@ impl<K: Stored> Objects<K> {
         if let Some(namespace) = object.tenant_namespace() {
             self.by_tenant.insert(namespace.to_owned(), key.clone());
         }
-        self.by_key.insert(key, Arc::new(object));
+        let object = Arc::new(object);
+        self.by_key.insert(key, object.clone());
+        object
     }
 
     /// Forgets an object, whose last version was `version`.

@@ -1,6 +1,11 @@
 //! The command line of `kvmoor-controller node`.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kvmoor_crds::agent;
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), agent::PORT);
 
 /// Runs the virtual machines that are bound to one host.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,6 +37,15 @@ pub struct Args {
     /// Memory that the host keeps for itself, such as 512Mi.
     #[arg(long, env = "KVMOOR_RESERVED_MEMORY", default_value = "512Mi", value_parser = parse_quantity)]
     pub reserved_memory: u64,
+
+    /// Where the host serves measurements and displays to the API server, over HTTPS. Port 0 is any that is free.
+    #[arg(long, env = "KVMOOR_AGENT_LISTEN", default_value_t = DEFAULT_LISTEN)]
+    pub agent_listen: SocketAddr,
+
+    /// Where the API server reaches this host: IP address or host name. Without it, the address of `--agent-listen`
+    /// if it is a certain one, else the Node's internal address.
+    #[arg(long, env = "KVMOOR_AGENT_ADDRESS")]
+    pub agent_address: Option<String>,
 
     /// Virtual machines worked on at once.
     #[arg(long, env = "KVMOOR_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]

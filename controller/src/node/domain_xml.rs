@@ -169,10 +169,17 @@ fn devices(config: &DomainConfig) -> Element {
                 .child(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0")),
         )
         .child(Element::new("input").attr("type", "tablet").attr("bus", "usb"))
-        .child(Element::new("graphics").attr("type", "vnc").child(Element::new("listen").attr("type", "none")))
+        // Whoever looks on shares the display, whatever its client asks for.
+        .child(
+            Element::new("graphics")
+                .attr("type", "vnc")
+                .attr("sharePolicy", "ignore")
+                .child(Element::new("listen").attr("type", "none")),
+        )
         // Standard VGA is what BIOS, boot loader and a text console all draw on.
         .child(Element::new("video").child(Element::new("model").attr("type", "vga")))
-        .child(Element::new("memballoon").attr("model", "virtio"))
+        // The guest is asked every few seconds how much memory it uses.
+        .child(Element::new("memballoon").attr("model", "virtio").child(Element::new("stats").attr("period", "5")))
         .child(
             Element::new("rng")
                 .attr("model", "virtio")
@@ -234,7 +241,7 @@ pub mod tests {
             "<disk type=\"volume\" device=\"disk\"><driver name=\"qemu\" type=\"qcow2\" discard=\"unmap\"/>\
              <source pool=\"0\" volume=\"0\"/><target dev=\"vda\" bus=\"virtio\"/><serial>0</serial></disk>"
         ));
-        assert!(xml.contains("<graphics type=\"vnc\"><listen type=\"none\"/></graphics>"));
+        assert!(xml.contains("<graphics type=\"vnc\" sharePolicy=\"ignore\"><listen type=\"none\"/></graphics>"));
         assert!(!xml.contains("metadata"));
     }
 

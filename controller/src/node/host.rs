@@ -12,6 +12,7 @@ use kvmoor_crds::{Host, HostImage, HostResources, HostStatus, HostVersions, Imag
 use serde_json::json;
 use tokio::sync::Notify;
 
+use super::agent::Endpoint;
 use super::args::Args;
 use super::context::Root;
 use super::hypervisor::libvirt::{Connection, Libvirt};
@@ -34,6 +35,8 @@ pub struct Reporter {
     pub args: Args,
     /// The hypervisor.
     pub hypervisor: Arc<Libvirt>,
+    /// Where this process serves.
+    pub endpoint: Endpoint,
     /// The virtual machines bound to this host.
     pub machines: Store<Root>,
     /// Told when one of them came, went or changed.
@@ -76,8 +79,10 @@ impl Reporter {
             }
         };
         let images = self.hypervisor.volumes("kvmoor-image-").await;
-        let next =
+        let mut next =
             status(&self.args, self.hypervisor.host().await, images, self.allocated(), &previous, Timestamp::now());
+        next.addresses = vec![self.endpoint.address.clone()];
+        next.certificate = Some(self.endpoint.certificate.clone());
         if same(&next, &previous) {
             return Ok(());
         }

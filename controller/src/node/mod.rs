@@ -6,8 +6,8 @@
 //!   resync, reconnect ─────┴─> parse, observe, plan, execute ─> libvirt
 //! ```
 //!
-//! `plan` decides and does nothing, `execute` does and decides nothing; `hypervisor` is the one way to libvirt. This file
-//! only connects the parts.
+//! `plan` decides and does nothing, `execute` does and decides nothing; `hypervisor` is the one way to libvirt. `agent`
+//! serves measurements and displays to the API server. This file only connects the parts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use kvmoor_crds::Image;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+mod agent;
 mod args;
 mod backoff;
 mod context;
@@ -85,6 +86,9 @@ pub async fn run(
         tokio::spawn(async move { stop.run_until_cancelled(task).await });
     };
     spawn(Box::pin(keep));
+    let (endpoint, serve) =
+        agent::start(&args, client.clone(), &system_namespace, Arc::clone(&hypervisor), background.clone()).await?;
+    spawn(Box::pin(serve));
     spawn(Box::pin(lease::renew(client.clone(), system_namespace, args.node_name.clone())));
 
     let images = images(&client, &spawn).await?;
@@ -97,6 +101,7 @@ pub async fn run(
         client: client.clone(),
         args: args.clone(),
         hypervisor: Arc::clone(&hypervisor),
+        endpoint,
         machines: machines.clone(),
         machines_changed: Arc::clone(&machines_changed),
     };

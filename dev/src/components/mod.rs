@@ -75,7 +75,9 @@ impl Components {
             let name = format!("controller-{node}");
             let own = maker.credentials(&name, "kvmoor-controller-node", Some(node.clone())).await?;
             let spec = maker.spec(&name, programs::find("kvmoor-controller")?, &own).arg("node");
-            let mut spec = spec.env("KVMOOR_NODE_NAME", node).env("KVMOOR_LIBVIRT_URI", host.uri());
+            let spec = spec.env("KVMOOR_NODE_NAME", node).env("KVMOOR_LIBVIRT_URI", host.uri());
+            // Several hosts share this machine, and nobody else is to reach them.
+            let mut spec = spec.env("KVMOOR_AGENT_LISTEN", "127.0.0.1:0");
             spec.mounts = host.boot_id_mount();
             node_controllers.push(maker.managed(spec));
             credentials.push(own);
@@ -142,7 +144,8 @@ fn spec(logs: &Path, name: &str, program: PathBuf, credentials: &Credentials) ->
     let filter = std::env::var_os("RUST_LOG").unwrap_or_else(|| DEFAULT_LOG_FILTER.into());
     let mut spec = Spec::new(name, program, logs.join(format!("{name}.log")));
     // What is meant for `kvmoor-dev` or for one component must not reach the others.
-    spec.without_env = vec!["KVMOOR_ADMIN_PASSWORD", "KVMOOR_LISTEN", "KVMOOR_CRASH_AFTER", "KVMOOR_IDENTITY"];
+    spec.without_env =
+        vec!["KVMOOR_ADMIN_PASSWORD", "KVMOOR_LISTEN", "KVMOOR_AGENT_ADDRESS", "KVMOOR_CRASH_AFTER", "KVMOOR_IDENTITY"];
     let spec = spec.env("KUBECONFIG", credentials.kubeconfig()).env("RUST_LOG", filter);
     spec.env("RUST_BACKTRACE", "1").env("NO_COLOR", "1")
 }

@@ -3,8 +3,12 @@
 //! The cases run one after another, because many of them kill what the others stand on. `cargo test --test e2e NAME`
 //! runs those whose name contains NAME. The cluster is taken down whatever happens.
 
+mod authorization;
 mod bad_input;
+mod conformance;
+mod console;
 mod crash;
+mod feed;
 mod lifecycle;
 mod outages;
 mod reference;
@@ -40,15 +44,31 @@ fn main() -> anyhow::Result<()> {
         reference::quota,
         reference::errors,
         reference::document,
+        conformance::every_request,
+        conformance::the_document_has_every_request,
+        conformance::the_document_has_the_interfaces,
+        authorization::every_operation_by_everybody,
         bad_input::over_quota,
         bad_input::names_that_bite,
         bad_input::no_host_fits,
         bad_input::no_image,
         bad_input::the_pool_is_full,
+        feed::each_sees_its_own_in_order_and_nothing_else,
+        feed::refused_before_the_upgrade,
+        feed::a_ticket_is_for_one_use,
+        feed::closed_when_the_right_ends,
+        feed::the_slow_are_closed_and_others_not_delayed,
+        feed::pings,
+        feed::the_server_stops_and_all_come_back,
         outages::libvirtd_dies,
         outages::the_control_plane_dies,
         outages::a_host_is_lost_and_comes_back,
         outages::another_leader_takes_over,
+        console::measurements,
+        console::a_host_serves_only_the_api_server,
+        console::a_display_over_a_websocket,
+        console::consoles_leave_no_descriptor_behind,
+        console::novnc_in_chromium,
         crash::creating,
         crash::starting,
         crash::stopping,

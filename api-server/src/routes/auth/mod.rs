@@ -1,5 +1,6 @@
 //! Sessions and the caller's own account.
 
+pub mod feed_ticket;
 pub mod login;
 pub mod logout;
 pub mod me;

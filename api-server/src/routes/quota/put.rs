@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::show;
 use crate::app::{App, AppState};
-use crate::auth::extract::{Admin, Authn, TargetUser};
+use crate::auth::extract::{Admin, TargetUser};
 use crate::error::{ApiError, ErrorBody, Noun, from_kube};
 use crate::extract::Body;
 use crate::model::QuotaUsage;
@@ -86,14 +86,14 @@ pub async fn set_quota(
     Body(body): Body<SetQuota>,
 ) -> Result<Json<QuotaUsage>, ApiError> {
     let spec = body.check()?;
-    let (Authn { user, id }, namespace) = match body.user_id {
+    let (user, id, namespace) = match body.user_id {
         Some(id) => {
             let user = TargetUser::find(&app, id)?.user;
             let namespace = user.tenant_namespace().map(str::to_owned);
             let missing = "User has no namespace yet; approve it first".to_owned();
-            (Authn { user, id }, namespace.ok_or(ApiError::Conflict(missing))?)
+            (user, id, namespace.ok_or(ApiError::Conflict(missing))?)
         }
-        None => (caller, app.system_namespace.clone()),
+        None => (caller.user, caller.id, app.system_namespace.clone()),
     };
     let written = write(&app, &namespace, spec).await?;
     app.stores.quotas()?.wait_until_seen(&written).await;

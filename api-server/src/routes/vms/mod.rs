@@ -1,11 +1,13 @@
 //! Virtual machines.
 
 pub mod action;
+pub mod console_ticket;
 pub mod create;
 pub mod delete;
 pub mod events;
 pub mod get;
 pub mod list;
+pub mod stats;
 
 use axum::Json;
 use kvmoor_crds::VirtualMachine;

@@ -20,19 +20,11 @@ const ELEMENT: i32 = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
 
 /// What there is under a UUID.
 pub fn observe(connect: &Connect, uid: &str) -> Result<DomainFacts, HvError> {
-    let Some(domain) = error::found("look up the domain", connect.lookup_domain_by_uuid_string(uid))? else {
-        return Ok(DomainFacts::Missing);
+    let (domain, metadata) = match find(connect, uid)? {
+        Found::Missing => return Ok(DomainFacts::Missing),
+        Found::Foreign(why) => return Ok(DomainFacts::Foreign(why)),
+        Found::Ours(domain, metadata) => (domain, *metadata),
     };
-    let text = error::found("read the domain's metadata", domain.metadata(ELEMENT, Some(metadata::NAMESPACE), CONFIG))?;
-    let Some(metadata) = text.as_deref().and_then(Metadata::parse) else {
-        return Ok(DomainFacts::Foreign(format!("A domain with UUID {uid} does not carry Kvmoor's mark")));
-    };
-    if !metadata.uid.eq_ignore_ascii_case(uid) {
-        return Ok(DomainFacts::Foreign(format!(
-            "The domain with UUID {uid} is marked as another virtual machine's ({})",
-            metadata.uid
-        )));
-    }
     let power = power(&domain)?;
     let info = domain.info().map_err(|source| error::from("read the domain's resources", &source))?;
     let leases = if power.is_active() { leases(&domain) } else { Vec::new() };
@@ -43,6 +35,37 @@ pub fn observe(connect: &Connect, uid: &str) -> Result<DomainFacts, HvError> {
         memory_mib: info.max_mem.div_ceil(1024),
         leases,
     })))
+}
+
+/// The domain with that UUID, if it carries our mark with the same UID.
+pub fn ours(connect: &Connect, uid: &str) -> Result<Option<(VirtDomain, Metadata)>, HvError> {
+    Ok(match find(connect, uid)? {
+        Found::Ours(domain, metadata) => Some((domain, *metadata)),
+        Found::Missing | Found::Foreign(_) => None,
+    })
+}
+
+enum Found {
+    Missing,
+    Foreign(String),
+    Ours(VirtDomain, Box<Metadata>),
+}
+
+fn find(connect: &Connect, uid: &str) -> Result<Found, HvError> {
+    let Some(domain) = error::found("look up the domain", connect.lookup_domain_by_uuid_string(uid))? else {
+        return Ok(Found::Missing);
+    };
+    let text = error::found("read the domain's metadata", domain.metadata(ELEMENT, Some(metadata::NAMESPACE), CONFIG))?;
+    let Some(metadata) = text.as_deref().and_then(Metadata::parse) else {
+        return Ok(Found::Foreign(format!("A domain with UUID {uid} does not carry Kvmoor's mark")));
+    };
+    if !metadata.uid.eq_ignore_ascii_case(uid) {
+        return Ok(Found::Foreign(format!(
+            "The domain with UUID {uid} is marked as another virtual machine's ({})",
+            metadata.uid
+        )));
+    }
+    Ok(Found::Ours(domain, Box::new(metadata)))
 }
 
 fn power(domain: &VirtDomain) -> Result<Power, HvError> {

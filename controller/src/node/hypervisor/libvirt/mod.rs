@@ -1,9 +1,11 @@
 //! libvirt as a [`Hypervisor`]: which call runs where and for how long at most. What a call does is in `domain`, `volume`
 //! and `host`.
 
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kvmoor_crds::agent::Stats;
 use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 
@@ -15,10 +17,12 @@ use super::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed};
 
 mod calls;
 mod connection;
+mod display;
 mod domain;
 mod error;
 mod events;
 mod host;
+mod measure;
 mod volume;
 
 pub use connection::Connection;
@@ -26,6 +30,8 @@ pub use events::EventSource;
 
 /// For what only reads.
 const READ: Duration = Duration::from_secs(15);
+/// For what somebody waits for who gives up soon.
+const PROMPT: Duration = Duration::from_secs(2);
 /// For what changes something: libvirt waits 30 s for another job on the domain, QEMU may take its time, and the first
 /// definition after an update of QEMU makes libvirt try it out.
 const CHANGE: Duration = Duration::from_secs(120);
@@ -77,6 +83,18 @@ impl Libvirt {
     /// Whether no call can be made any more in this process.
     pub fn is_exhausted(&self) -> bool {
         self.calls.exhausted()
+    }
+
+    /// What libvirt measures of a virtual machine, but its share of CPU; `None` where it has no domain.
+    pub async fn measure(&self, uid: &str) -> Result<Option<Stats>, HvError> {
+        let uid = uid.to_owned();
+        self.call("measure the domain", PROMPT, move |connect| measure::measure(connect, &uid)).await
+    }
+
+    /// A connection to the VNC server of a virtual machine; `None` where it has no domain.
+    pub async fn display(&self, uid: &str) -> Result<Option<UnixStream>, HvError> {
+        let uid = uid.to_owned();
+        self.call("open the display", READ, move |connect| display::open(connect, &uid)).await
     }
 
     /// Runs a blocking call with the connection.

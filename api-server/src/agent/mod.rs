@@ -1,0 +1,177 @@
+//! Calls of the node controllers: measurements and displays come from the host that a virtual machine is on.
+//!
+//! Where a host is reached and with which certificate stands in its Host, where only that node may write. This side
+//! proves itself by a token of its own service account for the node controllers' audience.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use kube::{Client, ResourceExt};
+use kvmoor_crds::agent::{self, Stats};
+use kvmoor_crds::{Host, VirtualMachine};
+use serde::Deserialize;
+use tokio_util::task::AbortOnDropHandle;
+
+mod connect;
+mod token;
+
+use crate::error::{ApiError, BoxError, Noun};
+use crate::store::{Key, Stores};
+use connect::Connection;
+use token::AgentToken;
+
+/// How long a host may take to say what it measures.
+const STATS: Duration = Duration::from_secs(2);
+/// How long a host may take to open a display.
+const DISPLAY: Duration = Duration::from_secs(8);
+/// Most bytes of an answer.
+const ANSWER: usize = 1 << 20;
+const HOST_SILENT: &str = "The VM's host does not answer";
+
+/// The node controllers of all hosts.
+pub struct Agents {
+    token: AgentToken,
+}
+
+/// The bytes of a display, as the guest's VNC server speaks them.
+pub type Display = TokioIo<Upgraded>;
+
+/// Why a host does not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The virtual machine is on no host, or the host has nothing of it yet.
+    #[error("the VM is not on a host")]
+    NotThere,
+    /// The virtual machine is off, or something else that it is does not allow it.
+    #[error("{0}")]
+    Conflict(String),
+    /// Too many consoles.
+    #[error("{0}")]
+    TooMany(String),
+    /// It did not answer, or not as it should.
+    #[error("{message}")]
+    Unavailable {
+        /// What, for the caller.
+        message: &'static str,
+        /// Why, for the log.
+        #[source]
+        cause: BoxError,
+    },
+}
+
+impl From<AgentError> for ApiError {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::NotThere => Self::Conflict("The VM is not on a host yet".to_owned()),
+            AgentError::Conflict(_) => Self::Conflict("The VM is not running".to_owned()),
+            AgentError::TooMany(_) => Self::TooManyRequests {
+                message: "Too many consoles of this VM are open",
+                retry_after: Duration::from_secs(5),
+            },
+            AgentError::Unavailable { message, cause } => Self::Unavailable { message, cause: Some(cause) },
+        }
+    }
+}
+
+impl Agents {
+    /// Nothing is connected yet.
+    pub fn new(client: Client, system_namespace: &str) -> Self {
+        Self { token: AgentToken::new(client, system_namespace) }
+    }
+
+    /// What libvirt measures of a virtual machine now.
+    pub async fn stats(&self, stores: &Stores, vm: &VirtualMachine) -> Result<Stats, AgentError> {
+        let host = host_of(stores, vm)?;
+        let path = agent::stats_path(&vm.uid().unwrap_or_default());
+        let asked = async {
+            let Connection { mut sender, driver } = connect::open(&host).await.map_err(silent)?;
+            let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
+            let request = Request::get(path);
+            let answer = sender.send_request(self.authorized(request).await?).await.map_err(silent)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
+            if status == StatusCode::OK {
+                serde_json::from_slice(&body).map_err(silent)
+            } else {
+                self.refused(status, &body).await
+            }
+        };
+        tokio::time::timeout(STATS, asked).await.unwrap_or_else(|_| Err(silent("no answer within 2 s")))
+    }
+
+    /// The display of a virtual machine.
+    pub async fn display(&self, stores: &Stores, vm: &VirtualMachine) -> Result<Display, AgentError> {
+        let host = host_of(stores, vm)?;
+        let path = agent::vnc_path(&vm.uid().unwrap_or_default());
+        let asked = async {
+            let Connection { mut sender, driver } = connect::open(&host).await.map_err(silent)?;
+            // It ends by itself: with the upgrade, or when `sender` is gone.
+            tokio::spawn(driver);
+            let request =
+                Request::get(path).header(header::CONNECTION, "upgrade").header(header::UPGRADE, agent::VNC_PROTOCOL);
+            let answer = sender.send_request(self.authorized(request).await?).await.map_err(silent)?;
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let status = answer.status();
+                let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
+                return self.refused(status, &body).await;
+            }
+            upgraded(answer).await
+        };
+        tokio::time::timeout(DISPLAY, asked).await.unwrap_or_else(|_| Err(silent("no answer within 8 s")))
+    }
+
+    async fn authorized(&self, request: http::request::Builder) -> Result<Request<Empty<Bytes>>, AgentError> {
+        let token = self.token.get().await.map_err(|error| AgentError::Unavailable {
+            message: "The server cannot prove itself to the VM's host",
+            cause: error,
+        })?;
+        let request = request.header(header::HOST, agent::SERVER_NAME);
+        request.header(header::AUTHORIZATION, format!("Bearer {token}")).body(Empty::new()).map_err(silent)
+    }
+
+    async fn refused<T>(&self, status: StatusCode, body: &[u8]) -> Result<T, AgentError> {
+        #[derive(Deserialize, Default)]
+        struct Refusal {
+            message: String,
+        }
+        let message = serde_json::from_slice::<Refusal>(body).unwrap_or_default().message;
+        Err(match status {
+            StatusCode::NOT_FOUND => AgentError::NotThere,
+            StatusCode::CONFLICT => AgentError::Conflict(message),
+            StatusCode::TOO_MANY_REQUESTS => AgentError::TooMany(message),
+            StatusCode::UNAUTHORIZED => {
+                self.token.forget().await;
+                unavailable("The VM's host does not accept this server", status, &message)
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                unavailable("libvirt on the VM's host does not answer", status, &message)
+            }
+            _ => unavailable("The VM's host refuses", status, &message),
+        })
+    }
+}
+
+async fn upgraded(answer: http::Response<Incoming>) -> Result<Display, AgentError> {
+    Ok(TokioIo::new(hyper::upgrade::on(answer).await.map_err(silent)?))
+}
+
+fn unavailable(message: &'static str, status: StatusCode, text: &str) -> AgentError {
+    AgentError::Unavailable { message, cause: format!("the node controller: {status}: {text}").into() }
+}
+
+fn silent(cause: impl Into<BoxError>) -> AgentError {
+    AgentError::Unavailable { message: HOST_SILENT, cause: cause.into() }
+}
+
+/// The Host of a virtual machine.
+fn host_of(stores: &Stores, vm: &VirtualMachine) -> Result<Arc<Host>, AgentError> {
+    let name = vm.spec.node_name.as_deref().ok_or(AgentError::NotThere)?;
+    let hosts = stores.hosts().map_err(|error| silent(error.to_string()))?.read();
+    let host = hosts.get(&Key::namespaced("", name)).cloned();
+    host.ok_or_else(|| silent(format!("there is no {} {name}", Noun::Host.as_str())))
+}

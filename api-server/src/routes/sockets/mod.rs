@@ -1,0 +1,4 @@
+//! WebSockets.
+
+pub mod vm_status;
+pub mod vnc;

@@ -1,0 +1,100 @@
+//! What the host serves to the API server over HTTPS: measurements and displays of its virtual machines.
+//!
+//! Both sides prove themselves. The API server brings a token of its service account for our audience, which the
+//! Kubernetes API confirms (`caller`); this side has a certificate made at its start (`certificate`), whose key never
+//! leaves the process and which stands in the Host, where only this node may write.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+use kvmoor_crds::HostAddress;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+mod answer;
+mod caller;
+mod certificate;
+mod cpu;
+mod server;
+mod stats;
+mod vnc;
+
+use super::args::Args;
+use super::hypervisor::libvirt::Libvirt;
+use caller::Callers;
+
+/// How long it may take to ask for the node's address.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is told of this server in the Host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: HostAddress,
+    /// Its certificate, in PEM.
+    pub certificate: String,
+}
+
+/// What all requests share.
+struct Agent {
+    hypervisor: Arc<Libvirt>,
+    callers: Callers,
+    cpu: cpu::Samples,
+    consoles: vnc::Consoles,
+    /// Cancelled when the process is to end.
+    stop: CancellationToken,
+}
+
+/// Begins to listen; returns what to tell of it, and the server.
+///
+/// # Errors
+/// If the address cannot be listened on or no certificate can be made.
+pub async fn start(
+    args: &Args,
+    client: Client,
+    system_namespace: &str,
+    hypervisor: Arc<Libvirt>,
+    stop: CancellationToken,
+) -> anyhow::Result<(Endpoint, impl Future<Output = ()> + Send + use<>)> {
+    let certificate::Identity { certificate, tls } = certificate::make()?;
+    let listener = TcpListener::bind(args.agent_listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.agent_listen))?;
+    let local = listener.local_addr()?;
+    let address = match &args.agent_address {
+        Some(address) => address.clone(),
+        None => address(&client, &args.node_name, local).await,
+    };
+    tracing::info!(address = %local, advertised = address, "serving measurements and displays");
+    let address = HostAddress { address, port: i32::from(local.port()) };
+    let agent = Arc::new(Agent {
+        hypervisor,
+        callers: Callers::new(client, system_namespace),
+        cpu: cpu::Samples::default(),
+        consoles: vnc::Consoles::default(),
+        stop,
+    });
+    Ok((Endpoint { address, certificate }, server::serve(listener, TlsAcceptor::from(tls), agent)))
+}
+
+/// Where this host is reached: the address that it listens on if it is one, else the Node's internal one.
+async fn address(client: &Client, node_name: &str, local: SocketAddr) -> String {
+    if !local.ip().is_unspecified() {
+        return local.ip().to_string();
+    }
+    let api: Api<Node> = Api::all(client.clone());
+    let node = tokio::time::timeout(DEADLINE, api.get_opt(node_name)).await;
+    let addresses = match node {
+        Ok(Ok(node)) => node.and_then(|node| node.status).and_then(|status| status.addresses).unwrap_or_default(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    };
+    let internal = addresses.into_iter().filter(|address| address.type_ == "InternalIP");
+    let mut internal = internal.filter(|address| address.address.parse::<IpAddr>().is_ok());
+    // A node is named as its host is.
+    internal.next().map_or_else(|| node_name.to_owned(), |address| address.address)
+}

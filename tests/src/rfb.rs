@@ -1,0 +1,146 @@
+//! A viewer as small as can be: RFB 3.8 (RFC 6143) over a WebSocket, raw encoding only.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+/// How long anything may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Why a WebSocket was not opened.
+#[derive(Debug)]
+pub struct Refused {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: String,
+}
+
+/// A viewer.
+#[derive(Debug)]
+pub struct Viewer {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    buffer: VecDeque<u8>,
+    /// The subprotocol that the server chose.
+    pub protocol: Option<String>,
+}
+
+/// The display's size and what one update brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screen {
+    /// Width in pixels.
+    pub width: u16,
+    /// Height in pixels.
+    pub height: u16,
+    /// The name that the server gives the display.
+    pub name: String,
+}
+
+impl Viewer {
+    /// Opens the WebSocket at `path` of the server at `base` (`http://…`), with these further headers.
+    pub async fn open(base: &str, path: &str, headers: &[(&'static str, &str)]) -> Result<Result<Self, Refused>> {
+        let url = format!("{}{path}", base.replacen("http", "ws", 1));
+        let mut request = url.into_client_request()?;
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse()?);
+        }
+        match timeout(DEADLINE, connect_async(request)).await.context("the handshake takes too long")? {
+            Ok((socket, answer)) => {
+                let protocol = answer.headers().get("sec-websocket-protocol");
+                let protocol = protocol.map(|value| value.to_str().map(str::to_owned)).transpose()?;
+                Ok(Ok(Self { socket, buffer: VecDeque::new(), protocol }))
+            }
+            Err(Error::Http(answer)) => {
+                let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
+                Ok(Err(Refused { status: answer.status(), body }))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Speaks RFB up to the size of the display. `shared` says whether others may look on.
+    pub async fn start(&mut self, shared: bool) -> Result<Screen> {
+        ensure!(self.read(12).await? == b"RFB 003.008\n", "the version");
+        self.write(b"RFB 003.008\n").await?;
+        let count = self.read(1).await?[0];
+        let types = self.read(usize::from(count)).await?;
+        ensure!(types.contains(&1), "no security is needed behind the server's own: {types:?}");
+        self.write(&[1]).await?;
+        ensure!(self.read(4).await? == [0; 4], "security");
+        self.write(&[u8::from(shared)]).await?;
+        let head = self.read(24).await?;
+        let number = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let length = u32::from_be_bytes([head[20], head[21], head[22], head[23]]);
+        let name = String::from_utf8(self.read(usize::try_from(length)?).await?)?;
+        // Raw only.
+        self.write(&[2, 0, 0, 1, 0, 0, 0, 0]).await?;
+        Ok(Screen { width: number(0), height: number(2), name })
+    }
+
+    /// Asks for the whole display and reads it: the bytes of its pixels.
+    pub async fn update(&mut self, screen: &Screen) -> Result<usize> {
+        let (width, height) = (screen.width.to_be_bytes(), screen.height.to_be_bytes());
+        self.write(&[3, 0, 0, 0, 0, 0, width[0], width[1], height[0], height[1]]).await?;
+        let kind = self.read(1).await?[0];
+        ensure!(kind == 0, "a FramebufferUpdate: {kind}");
+        let head = self.read(3).await?;
+        let mut bytes = 0;
+        for _ in 0..u16::from_be_bytes([head[1], head[2]]) {
+            let rectangle = self.read(12).await?;
+            let number = |at: usize| usize::from(u16::from_be_bytes([rectangle[at], rectangle[at + 1]]));
+            ensure!(rectangle[8..] == [0; 4], "raw: {rectangle:?}");
+            let length = number(4) * number(6) * 4;
+            self.read(length).await?;
+            bytes += length;
+        }
+        Ok(bytes)
+    }
+
+    /// Reads that many bytes.
+    pub async fn read(&mut self, length: usize) -> Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            match timeout(DEADLINE, self.socket.next()).await.context("nothing comes")? {
+                Some(Ok(Message::Binary(bytes))) => self.buffer.extend(bytes),
+                Some(Ok(Message::Ping(_))) => {}
+                other => bail!("not RFB: {other:?}"),
+            }
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// Writes.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.socket.send(Message::binary(bytes.to_vec())).await?)
+    }
+
+    /// Reads until the server closes: with which code, and why.
+    pub async fn until_closed(&mut self, deadline: Duration) -> Result<Option<CloseFrame>> {
+        let closed = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Close(frame))) => return Ok(frame),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Ok(None),
+                }
+            }
+        };
+        timeout(deadline, closed).await.context("not closed in time")?
+    }
+
+    /// Closes.
+    pub async fn close(mut self) -> Result<()> {
+        self.socket.close(None).await?;
+        self.until_closed(DEADLINE).await?;
+        Ok(())
+    }
+}
