@@ -15,6 +15,7 @@ mod openapi;
 mod router;
 mod routes;
 mod server;
+mod snapshot;
 mod store;
 mod user;
 mod vm;

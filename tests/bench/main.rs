@@ -8,6 +8,7 @@ mod death;
 mod figures;
 mod idle;
 mod processes;
+mod snapshots;
 
 use anyhow::Result;
 use figures::Figures;
@@ -41,6 +42,9 @@ async fn measure(cluster: &Cluster, figures: &mut Figures, wants: impl Fn(&str) 
     }
     if wants("death") {
         death::measure(cluster, figures).await?;
+    }
+    if wants("snapshots") {
+        snapshots::measure(cluster, &admin, figures).await?;
     }
     if wants("idle") {
         idle::measure(cluster, figures).await?;

@@ -5,6 +5,7 @@ mod event;
 mod host;
 mod image;
 mod quota;
+mod snapshot;
 mod user;
 mod vm;
 
@@ -12,6 +13,7 @@ pub use self::event::Event;
 pub use self::host::{Host, is_alive};
 pub use self::image::Image;
 pub use self::quota::{Limits, QuotaUsage, Usage};
+pub use self::snapshot::{Restored, Snapshot, SnapshotDeleted, message as snapshot_message, phase as snapshot_phase};
 pub use self::user::{Role, SessionUser, User, login_name};
 pub use self::vm::{Deleted, Vm};
 

@@ -5,5 +5,6 @@ pub mod health;
 pub mod hosts;
 pub mod images;
 pub mod quota;
+pub mod snapshots;
 pub mod users;
 pub mod vms;

@@ -9,6 +9,7 @@ mod lifecycle;
 mod outages;
 mod reference;
 mod shared;
+mod snapshots;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -45,6 +46,10 @@ fn main() -> anyhow::Result<()> {
         bad_input::no_host_fits,
         bad_input::no_image,
         bad_input::the_pool_is_full,
+        snapshots::the_old_state_comes_back,
+        snapshots::a_guest_that_is_off_is_restored,
+        snapshots::errors_are_clear,
+        snapshots::quota,
         outages::libvirtd_dies,
         outages::the_control_plane_dies,
         outages::a_host_is_lost_and_comes_back,
@@ -55,6 +60,9 @@ fn main() -> anyhow::Result<()> {
         crash::restarting,
         crash::deleting,
         crash::cluster_controller,
+        snapshots::crash_while_taking,
+        snapshots::crash_while_restoring,
+        snapshots::crash_while_deleting,
         crash::no_secret_in_any_log,
     ];
     if arguments.list {
