@@ -22,6 +22,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub enum Noun {
     /// A virtual machine.
     Vm,
+    /// A snapshot.
+    Snapshot,
     /// A user.
     User,
     /// A quota.
@@ -37,6 +39,7 @@ impl Noun {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Vm => "VM",
+            Self::Snapshot => "Snapshot",
             Self::User => "User",
             Self::Quota => "Quota",
             Self::Host => "Host",

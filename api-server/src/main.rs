@@ -18,6 +18,7 @@ mod openapi;
 mod router;
 mod routes;
 mod server;
+mod snapshot;
 mod socket;
 mod store;
 mod user;

@@ -20,6 +20,7 @@ use crate::feed::Frame;
         (name = "health", description = "Whether the server works"),
         (name = "auth", description = "Sessions and one's own account"),
         (name = "vms", description = "Virtual machines"),
+        (name = "snapshots", description = "States of virtual machines that can be brought back"),
         (name = "quota", description = "What one's virtual machines may add up to"),
         (name = "images", description = "What a virtual machine's disk can start from"),
         (name = "hosts", description = "KVM hosts, for admins"),

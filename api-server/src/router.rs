@@ -15,7 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::AppState;
 use crate::error::{ApiError, Noun};
-use crate::routes::{auth, health, hosts, images, quota, sockets, users, vms};
+use crate::routes::{auth, health, hosts, images, quota, snapshots, sockets, users, vms};
 use crate::{middleware, openapi};
 
 /// Where the OpenAPI document is.
@@ -40,6 +40,9 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(vms::events::list_vm_events))
         .routes(routes!(vms::console_ticket::create_console_ticket))
         .routes(routes!(vms::stats::get_vm_stats))
+        .routes(routes!(snapshots::list::list_snapshots, snapshots::create::create_snapshot))
+        .routes(routes!(snapshots::get::get_snapshot, snapshots::delete::delete_snapshot))
+        .routes(routes!(snapshots::restore::restore_snapshot))
         .routes(routes!(quota::get::get_quota, quota::put::set_quota))
         .routes(routes!(images::list::list_images))
         .routes(routes!(hosts::list::list_hosts))

@@ -5,7 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
-/// Finalizer of a virtual machine: it is dropped when the host says that domain and volumes are gone.
+/// Finalizer of a virtual machine or snapshot: it is dropped when the host says that what it had of it is gone.
 pub const VM_FINALIZER: &str = "kvmoor.dev/host";
 /// Finalizer of a user: its password Secret and namespace are deleted first.
 pub const USER_FINALIZER: &str = "kvmoor.dev/tenant";
@@ -73,6 +73,11 @@ pub fn is_dns_label(name: &str) -> bool {
 
 /// The libvirt domain of a virtual machine.
 pub fn domain(uid: &str) -> String {
+    format!("kvmoor-{uid}")
+}
+
+/// The libvirt snapshot of a VirtualMachineSnapshot, from that object's UID.
+pub fn snapshot(uid: &str) -> String {
     format!("kvmoor-{uid}")
 }
 

@@ -67,6 +67,9 @@ pub struct VirtualMachineSnapshotStatus {
     /// Small number of the snapshot in the REST API; never given twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<i64>,
+    /// UID of the virtual machine that the snapshot belongs to; one that was made anew under its name is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_uid: Option<String>,
     /// Where the snapshot is in its life, for people. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<SnapshotPhase>,
@@ -90,6 +93,19 @@ pub struct VirtualMachineSnapshotStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+impl SnapshotPhase {
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Creating => "Creating",
+            Self::Ready => "Ready",
+            Self::Deleting => "Deleting",
+            Self::Failed => "Failed",
+        }
+    }
 }
 
 /// Where a snapshot is in its life.

@@ -25,6 +25,9 @@ pub async fn measure(cluster: &Cluster, admin: &Rest, figures: &mut Figures) -> 
     let virsh = cluster.host(0)?.virsh();
     // Both once before, so that neither pays for what is done once: QEMU's capabilities, caches, connections.
     let model = one_by_rest(admin).await?.1;
+    // Off, so that its volumes can be copied.
+    admin.action(model.id, "poweroff").await?;
+    until_status(admin, model.id, "Stopped").await?;
     let xml = virsh.run(&["dumpxml", "--inactive", &names::domain(&model.uuid)]).await?;
     let model = Model { uuid: model.uuid, xml };
     one_raw(&virsh, &model, cluster.dir()).await?;
@@ -63,14 +66,20 @@ async fn one_by_rest(admin: &Rest) -> Result<(Duration, Made)> {
     let vm = admin.post("/api/vms", json!({ "name": "bench", "cpu": 1, "memory": 96, "os_type": "tiny" })).await?;
     let id = vm["id"].as_i64().context("an id")?;
     let uuid = vm["uuid"].as_str().context("a uuid")?.to_owned();
+    until_status(admin, id, "Running").await?;
+    Ok((start.elapsed(), Made { id, uuid }))
+}
+
+async fn until_status(admin: &Rest, id: i64, status: &str) -> Result<()> {
+    let start = Instant::now();
     let path = format!("/api/vms/{id}");
-    while admin.get(&path).await?["status"] != "Running" {
+    while admin.get(&path).await?["status"] != status {
         if start.elapsed() > DEADLINE {
-            bail!("not Running: {}", admin.get(&path).await?);
+            bail!("not {status}: {}", admin.get(&path).await?);
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    Ok((start.elapsed(), Made { id, uuid }))
+    Ok(())
 }
 
 async fn until_gone(admin: &Rest, id: i64) -> Result<()> {

@@ -9,6 +9,7 @@ mod feed;
 mod figures;
 mod idle;
 mod processes;
+mod snapshots;
 
 use anyhow::Result;
 use figures::Figures;
@@ -45,6 +46,9 @@ async fn measure(cluster: &Cluster, figures: &mut Figures, wants: impl Fn(&str) 
     }
     if wants("feed") {
         feed::measure(cluster, &admin, figures).await?;
+    }
+    if wants("snapshots") {
+        snapshots::measure(cluster, &admin, figures).await?;
     }
     if wants("idle") {
         idle::measure(cluster, figures).await?;

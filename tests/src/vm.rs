@@ -145,6 +145,16 @@ impl<'a> TestVm<'a> {
         Ok(answer.text().await?.trim().to_owned())
     }
 
+    /// Leaves a note in the guest by POST to `path`.
+    pub async fn note(&self, path: &str, note: &str) -> Result<()> {
+        let vm = self.get().await?;
+        let address = vm.status.as_ref().and_then(|status| status.addresses.first()).context("no address yet")?;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().build()?;
+        let request = client.post(format!("http://{}{path}", address.address)).body(note.to_owned());
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// Waits until the guest has booted: the host name that it answers.
     pub async fn until_booted(&self) -> Result<String> {
         wait::until(&format!("{}: the guest answers", self.name), BOOT, || self.http("/"), |_| true).await

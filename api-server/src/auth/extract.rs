@@ -7,13 +7,14 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, FromRequestParts, Path};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use kvmoor_crds::{User, UserRole, VirtualMachine};
+use kvmoor_crds::{User, UserRole, VirtualMachine, VirtualMachineSnapshot};
 
 use super::proxies::forwarded_for;
 use super::session::Session;
 use super::throttle::Source;
 use crate::app::{App, AppState};
 use crate::error::{ApiError, Noun};
+use crate::snapshot::vm_of;
 use crate::store::Stored;
 
 /// Somebody with a session in force.
@@ -115,6 +116,32 @@ impl FromRequestParts<AppState> for OwnedVm {
         let vm = app.stores.vms()?.read().by_id(id).cloned();
         let vm = vm.filter(|vm| caller.may_use(vm)).ok_or(ApiError::NotFound(Noun::Vm))?;
         Ok(Self { vm, id })
+    }
+}
+
+/// The snapshot that the path names, for somebody who may use its virtual machine.
+#[derive(Debug, Clone)]
+pub struct OwnedSnapshot {
+    /// The snapshot as last seen.
+    pub snapshot: Arc<VirtualMachineSnapshot>,
+    /// Its number.
+    pub id: i64,
+}
+
+impl FromRequestParts<AppState> for OwnedSnapshot {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let caller = Authn::from_request_parts(parts, app).await?;
+        let id = path_id(parts, Noun::Snapshot).await?;
+        let snapshot = app.stores.snapshots()?.read().by_id(id).cloned();
+        let snapshot = snapshot.ok_or(ApiError::NotFound(Noun::Snapshot))?;
+        let vm = vm_of(&snapshot, &app.stores.vms()?.read()).cloned();
+        if vm.is_some_and(|vm| caller.may_use(&vm)) {
+            Ok(Self { snapshot, id })
+        } else {
+            Err(ApiError::NotFound(Noun::Snapshot))
+        }
     }
 }
 

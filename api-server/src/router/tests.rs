@@ -123,6 +123,10 @@ fn the_document_has_the_references_endpoints() {
         "GET /api/vms",
         "POST /api/vms",
         "POST /api/vms/1/action",
+        "GET /api/vms/1/snapshots",
+        "POST /api/vms/1/snapshots",
+        "POST /api/snapshots/1/restore",
+        "DELETE /api/snapshots/1",
         "GET /api/quota",
         "PUT /api/quota",
         "GET /api/admin/users",
@@ -259,6 +263,7 @@ async fn every_error_has_the_one_shape() {
         (Method::GET, "/api/vms/+1", None, 404, "Not Found", "VM not found"),
         (Method::GET, "/api/vms/99999999999999999999", None, 404, "Not Found", "VM not found"),
         (Method::GET, "/api/vms/%ff", None, 404, "Not Found", "VM not found"),
+        (Method::GET, "/api/snapshots/1", None, 404, "Not Found", "Snapshot not found"),
         (Method::GET, "/api/admin/users/77", None, 404, "Not Found", "User not found"),
         (Method::PATCH, "/api/vms", None, 405, "Method Not Allowed", "This endpoint does not take that method"),
         (

@@ -5,6 +5,7 @@ pub mod health;
 pub mod hosts;
 pub mod images;
 pub mod quota;
+pub mod snapshots;
 pub mod sockets;
 pub mod users;
 pub mod vms;

@@ -11,7 +11,7 @@ mod version;
 use std::sync::Arc;
 
 use kube::{Api, Client};
-use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine};
+use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine, VirtualMachineRestore, VirtualMachineSnapshot};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +24,8 @@ use crate::error::ApiError;
 #[derive(Debug, Default)]
 pub struct Stores {
     vms: Arc<Cache<VirtualMachine>>,
+    snapshots: Arc<Cache<VirtualMachineSnapshot>>,
+    restores: Arc<Cache<VirtualMachineRestore>>,
     users: Arc<Cache<User>>,
     quotas: Arc<Cache<Quota>>,
     images: Arc<Cache<Image>>,
@@ -34,6 +36,8 @@ impl Stores {
     /// Starts to follow all kinds until `stop`.
     pub fn follow(&self, client: &Client, tasks: &TaskTracker, stop: &CancellationToken) {
         start(&self.vms, client, tasks, stop);
+        start(&self.snapshots, client, tasks, stop);
+        start(&self.restores, client, tasks, stop);
         start(&self.users, client, tasks, stop);
         start(&self.quotas, client, tasks, stop);
         start(&self.images, client, tasks, stop);
@@ -53,6 +57,16 @@ impl Stores {
     /// Virtual machines.
     pub fn vms(&self) -> Result<&Cache<VirtualMachine>, ApiError> {
         synced(&self.vms)
+    }
+
+    /// Snapshots.
+    pub fn snapshots(&self) -> Result<&Cache<VirtualMachineSnapshot>, ApiError> {
+        synced(&self.snapshots)
+    }
+
+    /// Restores.
+    pub fn restores(&self) -> Result<&Cache<VirtualMachineRestore>, ApiError> {
+        synced(&self.restores)
     }
 
     /// Users.
@@ -78,6 +92,8 @@ impl Stores {
     /// Whether every kind can be read.
     pub fn ready(&self) -> Result<(), ApiError> {
         self.vms()?;
+        self.snapshots()?;
+        self.restores()?;
         self.users()?;
         self.quotas()?;
         self.images()?;
@@ -91,6 +107,8 @@ impl Stores {
         let stores = Self::default();
         stores.users.replace(users);
         stores.vms.replace(vec![]);
+        stores.snapshots.replace(vec![]);
+        stores.restores.replace(vec![]);
         stores.quotas.replace(vec![]);
         stores.images.replace(vec![]);
         stores.hosts.replace(vec![]);

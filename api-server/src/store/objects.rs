@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
-use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine};
+use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine, VirtualMachineRestore, VirtualMachineSnapshot};
 use serde::de::DeserializeOwned;
 
 use super::version::Version;
@@ -33,6 +33,14 @@ impl Stored for VirtualMachine {
         self.status.as_ref()?.id
     }
 }
+
+impl Stored for VirtualMachineSnapshot {
+    fn id(&self) -> Option<i64> {
+        self.status.as_ref()?.id
+    }
+}
+
+impl Stored for VirtualMachineRestore {}
 
 impl Stored for User {
     fn id(&self) -> Option<i64> {

@@ -8,4 +8,4 @@ pub mod name;
 pub mod owner;
 pub mod resize;
 pub mod validate;
-mod verdict;
+pub mod verdict;

@@ -11,6 +11,8 @@ const MIN_MEMORY: i64 = 16;
 const MAX_MEMORY: i64 = 16 << 20;
 /// Most characters of a name.
 const MAX_NAME: usize = 128;
+/// Most characters of a description.
+const MAX_DESCRIPTION: usize = 1024;
 
 fn invalid<T>(message: impl Into<String>) -> Result<T, ApiError> {
     Err(ApiError::Invalid(message.into()))
@@ -26,6 +28,14 @@ pub fn name(name: &str) -> Result<(), ApiError> {
     }
     if name.chars().any(char::is_control) {
         return invalid("Name must not hold control characters");
+    }
+    Ok(())
+}
+
+/// What something is for, free text: at most 1024 characters.
+pub fn description(text: &str) -> Result<(), ApiError> {
+    if text.chars().count() > MAX_DESCRIPTION {
+        return invalid("Description must have at most 1024 characters");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`vms`] | ids, admission, placement, finalizers, lost hosts | VirtualMachine |
 //! | [`quotas`] | ids, the default Quota, what is used | Quota |
-//! | [`snapshots`] | ids | VirtualMachineSnapshot |
+//! | [`snapshots`] | ids, admission, hosts and finalizers of snapshots and restores | VirtualMachineSnapshot, VirtualMachineRestore |
 //! | [`tenants`] | ids, namespaces and rights of users, the first admin | User, Namespace, RoleBinding, Secret |
 //!
 //! Decisions are pure functions over what a loop has seen and what it has written (its own answers count as seen, so it
@@ -122,6 +122,7 @@ async fn lead(
         client: client.clone(),
         writer: writer.clone(),
         ids: ids::Source::load(Kind::VirtualMachineSnapshot, marks.clone()).await.context("cannot read the ids")?,
+        system_namespace: system_namespace.clone(),
         count: count_tx,
         stop: stop.clone(),
     }));

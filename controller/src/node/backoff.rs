@@ -54,6 +54,13 @@ impl<F: Clone> Backoff<F> {
         delay
     }
 
+    /// The last failure of this very attempt, and how often it has failed.
+    pub fn last(&self, uid: &str, attempt: &str) -> Option<(F, u32)> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get(uid).filter(|entry| entry.attempt == attempt)?;
+        Some((entry.failure.clone(), entry.attempts))
+    }
+
     /// Forgets the failures of a virtual machine.
     pub fn succeeded(&self, uid: &str) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
@@ -91,6 +98,8 @@ mod tests {
         assert_eq!(backoff.held("u", "define", now), None);
         assert_eq!(backoff.held("other", "start", now), None);
         assert_eq!(backoff.held("u", "start", now + delay), None);
+        assert_eq!(backoff.last("u", "start"), Some((7, 1)));
+        assert_eq!(backoff.last("u", "define"), None);
         backoff.succeeded("u");
         assert_eq!(backoff.held("u", "start", now), None);
     }

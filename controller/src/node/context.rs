@@ -7,10 +7,13 @@ use jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, core::DeserializeGuard};
 use kvmoor_crds::{Image, ImageSpec, VirtualMachine};
+use tokio::sync::Notify;
 
 use super::backoff::Backoff;
 use super::execute::Failure;
 use super::publish::Written;
+use super::queue::Queue;
+use super::tell::AllTold;
 
 /// The root of the controller: a virtual machine, or one that cannot be read.
 pub type Root = DeserializeGuard<VirtualMachine>;
@@ -35,6 +38,14 @@ pub struct Context<H> {
     pub presses: Presses,
     /// Which object has which UID, for domain events.
     pub known: Arc<Known>,
+    /// Snapshots and restores that are asked for.
+    pub queue: Queue,
+    /// What was told of them.
+    pub told: AllTold,
+    /// Steps of theirs that failed, by the UID of the snapshot or restore.
+    pub operation_failures: Backoff<Failure>,
+    /// Told when a snapshot or a virtual machine came, went or changed.
+    pub snapshots_changed: Arc<Notify>,
 }
 
 impl<H> Context<H> {

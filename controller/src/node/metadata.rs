@@ -62,6 +62,11 @@ pub struct Metadata {
     pub crashes: u32,
     /// When it last went off by itself.
     pub crashed_at: Option<i64>,
+    /// UID of the restore that was begun. Until it is done or given up, nothing else is done with the domain.
+    pub restoring: Option<String>,
+    /// UID of the restore that made the domain what it is. It comes with the snapshot's own configuration, in which it
+    /// is written before: so it is there if, and only if, the restore was done.
+    pub restored: Option<String>,
 }
 
 impl Metadata {
@@ -101,6 +106,8 @@ impl Metadata {
             halted,
             crashes,
             crashed_at,
+            restoring,
+            restored,
         } = self;
         let mut element = element
             .attr("uid", uid)
@@ -118,6 +125,8 @@ impl Metadata {
             ("halted", halted.map(|halt| halt.as_str().to_owned())),
             ("crashes", (*crashes > 0).then(|| crashes.to_string())),
             ("crashedAt", crashed_at.map(|time| time.to_string())),
+            ("restoring", restoring.clone()),
+            ("restored", restored.clone()),
         ];
         for (key, value) in optional {
             if let Some(value) = value {
@@ -139,7 +148,8 @@ impl Metadata {
         }
     }
 
-    fn from_attributes(start: &BytesStart<'_>) -> Option<Self> {
+    /// Reads the attributes of the element. `None` where it has no UID.
+    pub fn from_attributes(start: &BytesStart<'_>) -> Option<Self> {
         let text = |key: &str| -> Option<String> {
             let attribute = start.try_get_attribute(key).ok()??;
             Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
@@ -164,6 +174,8 @@ impl Metadata {
             },
             crashes: number("crashes").and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
             crashed_at: number("crashedAt"),
+            restoring: text("restoring"),
+            restored: text("restored"),
         })
     }
 }
@@ -189,6 +201,8 @@ mod tests {
             halted: Some(Halt::Crash),
             crashes: 4,
             crashed_at: Some(18),
+            restoring: Some("r2".into()),
+            restored: Some("r1".into()),
         };
         let empty = Metadata { uid: "u".into(), ..Metadata::default() };
         for metadata in [full, empty] {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use kube::Client;
 use kube::api::Api;
@@ -21,10 +22,11 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
-use kvmoor_crds::Image;
+use kvmoor_crds::{Image, VirtualMachineRestore, VirtualMachineSnapshot};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+mod advance;
 mod agent;
 mod args;
 mod backoff;
@@ -37,13 +39,18 @@ mod hypervisor;
 mod lease;
 mod metadata;
 mod observe;
+mod operation;
+mod orphans;
 mod plan;
 mod publish;
+mod queue;
 mod reconcile;
 mod report;
 mod seed;
+mod snapshot_xml;
 mod status;
 mod sweep;
+mod tell;
 mod volume_xml;
 mod xml;
 
@@ -51,11 +58,12 @@ pub use args::Args;
 
 use context::{Context, Known, Presses, Root};
 use hypervisor::libvirt::{EventSource, Libvirt, Settings};
+use queue::{Queue, RestoreRoot, SnapshotRoot};
 
 /// Everything is looked at this often, whatever events say.
 const RESYNC: Duration = Duration::from_secs(300);
-/// How long the first list of Images may take.
-const IMAGES_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the first list of a kind may take.
+const LIST_DEADLINE: Duration = Duration::from_secs(60);
 /// How long reconciles may take to finish on shutdown; Kubernetes gives a pod 30 s.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
 /// How often it is asked whether libvirt has swallowed every thread.
@@ -93,6 +101,9 @@ pub async fn run(
 
     let images = images(&client, &spawn).await?;
     let fields = format!("spec.nodeName={}", args.node_name);
+    let known = Arc::new(Known::default());
+    let snapshots_changed = Arc::new(Notify::new());
+    let (queue, asked) = requests(&client, &fields, &known, &snapshots_changed, &spawn).await?;
     let api: Api<Root> = Api::all(client.clone());
     let controller = Controller::new(api, watcher::Config::default().fields(&fields));
     let machines = controller.store();
@@ -107,7 +118,6 @@ pub async fn run(
     };
     spawn(Box::pin(reporter.run()));
 
-    let known = Arc::new(Known::default());
     let ctx = Arc::new(Context {
         client,
         node_name: args.node_name.clone(),
@@ -118,13 +128,18 @@ pub async fn run(
         api_failures: Default::default(),
         presses: Presses::default(),
         known: Arc::clone(&known),
+        queue,
+        told: Default::default(),
+        operation_failures: Default::default(),
+        snapshots_changed,
     });
+    spawn(Box::pin(orphans::release(Arc::clone(&ctx), machines.clone())));
     spawn(Box::pin(sweep_regularly(Arc::clone(&ctx), machines.clone())));
     let (changed, resync) = triggers(events, known);
     tracing::info!(host.name = args.node_name, "watching the virtual machines of this host");
     let reconciles = controller
         .with_config(Config::default().concurrency(args.concurrency))
-        .reconcile_on(changed)
+        .reconcile_on(stream::select(changed, asked))
         .reconcile_all_on(resync)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile::reconcile, reconcile::error_policy, ctx)
@@ -159,11 +174,75 @@ async fn images(
         }
         std::future::ready(())
     })));
-    tokio::time::timeout(IMAGES_DEADLINE, store.wait_until_ready())
+    tokio::time::timeout(LIST_DEADLINE, store.wait_until_ready())
         .await
         .context("the Kubernetes API gave no list of Images")?
         .context("the watch of Images ended")?;
     Ok(store)
+}
+
+/// All snapshots and restores of this host, kept up to date, and the virtual machines that they are about whenever one
+/// changes. They are complete before anything is decided.
+async fn requests(
+    client: &Client,
+    fields: &str,
+    known: &Arc<Known>,
+    snapshots_changed: &Arc<Notify>,
+    spawn: &impl Fn(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>),
+) -> anyhow::Result<(Queue, BoxStream<'static, ObjectRef<Root>>)> {
+    let config = watcher::Config::default().fields(fields);
+    let (snapshots, snapshot_writer) = reflector::store();
+    let (restores, restore_writer) = reflector::store();
+    let (asked, wakes) = tokio::sync::mpsc::unbounded_channel();
+    let api: Api<SnapshotRoot> = Api::all(client.clone());
+    let watch = reflector::reflector(snapshot_writer, watcher(api, config.clone()).default_backoff());
+    let wake = {
+        let (known, asked, changed) = (Arc::clone(known), asked.clone(), Arc::clone(snapshots_changed));
+        move |snapshot: &VirtualMachineSnapshot| {
+            if let Some(vm) = queue::vm_uid(snapshot).and_then(|uid| known.get(uid)) {
+                // Nobody listens any more only when the process ends.
+                let _ = asked.send(vm);
+            }
+            changed.notify_one();
+        }
+    };
+    let wake_by_snapshot = wake.clone();
+    spawn(Box::pin(watch.for_each(move |event| {
+        touched(event, &wake_by_snapshot);
+        std::future::ready(())
+    })));
+    let api: Api<RestoreRoot> = Api::all(client.clone());
+    let watch = reflector::reflector(restore_writer, watcher(api, config).default_backoff());
+    let queue = Queue { snapshots: snapshots.clone(), restores: restores.clone() };
+    spawn(Box::pin(watch.for_each(move |event| {
+        touched(event, &|restore: &VirtualMachineRestore| {
+            if let Some(snapshot) = queue.snapshot_of(restore) {
+                wake(&snapshot);
+            }
+        });
+        std::future::ready(())
+    })));
+    let ready = async { tokio::try_join!(snapshots.wait_until_ready(), restores.wait_until_ready()) };
+    tokio::time::timeout(LIST_DEADLINE, ready)
+        .await
+        .context("the Kubernetes API gave no list of snapshots and restores")?
+        .context("the watch of snapshots and restores ended")?;
+    let wakes = stream::unfold(wakes, |mut wakes| async { Some((wakes.recv().await?, wakes)) });
+    Ok((Queue { snapshots, restores }, wakes.boxed()))
+}
+
+/// Calls `wake` with the object that a watch tells of.
+fn touched<K>(event: watcher::Result<watcher::Event<DeserializeGuard<K>>>, wake: &impl Fn(&K)) {
+    match event {
+        Ok(watcher::Event::Apply(root) | watcher::Event::InitApply(root) | watcher::Event::Delete(root)) => {
+            match &root.0 {
+                Ok(object) => wake(object),
+                Err(invalid) => tracing::warn!(name = invalid.metadata.name, error = invalid.error, "cannot read"),
+            }
+        }
+        Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+        Err(error) => tracing::warn!(%error, "cannot watch snapshots or restores"),
+    }
 }
 
 /// What wakes reconciles beside the watch: domain events, one by one, and reasons to look at everything.

@@ -132,6 +132,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         Desired::Present(machine) => match &facts.domain {
             DomainFacts::Missing => creation(machine, facts, now),
             DomainFacts::Foreign(what) => foreign(what),
+            // Nothing beside a restore, which may be under way in libvirt: what is seen of the domain is not to be judged.
+            DomainFacts::Ours(domain) if domain.metadata.restoring.is_some() => Plan::default(),
             DomainFacts::Ours(domain) => Draft::new(machine, facts, domain, now).finish(),
         },
     }

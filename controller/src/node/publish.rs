@@ -16,7 +16,7 @@ use super::desired::Identity;
 use super::status;
 
 /// How long a write may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a status was not written.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +116,7 @@ pub async fn publish(
 }
 
 /// Whether one resourceVersion is later than another. The longer string is the later, as apimachinery compares them.
-fn is_newer(left: &str, right: &str) -> bool {
+pub fn is_newer(left: &str, right: &str) -> bool {
     (left.len(), left) > (right.len(), right)
 }
 

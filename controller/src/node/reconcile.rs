@@ -11,6 +11,7 @@ use kube::api::Api;
 use kube::runtime::controller::Action;
 use kvmoor_crds::{VirtualMachine, VirtualMachineStatus, conditions};
 
+use super::advance::advance;
 use super::context::{Context, Root};
 use super::desired::{self, Desired, Identity};
 use super::execute::{Failure, Outcome, execute};
@@ -79,7 +80,14 @@ pub async fn reconcile<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> 
     if is_written {
         tell_of_trouble(&ctx, identity, &base.status, &next, &settled);
     }
-    Ok(Action::requeue(settled.requeue_after))
+    let next_step = match &desired {
+        Desired::Present(machine) => advance(&ctx, machine, &settled.observed).await?,
+        Desired::Absent { .. } => {
+            ctx.snapshots_changed.notify_one();
+            None
+        }
+    };
+    Ok(Action::requeue(next_step.unwrap_or(settled.requeue_after)))
 }
 
 /// Where the rounds ended.
@@ -98,7 +106,7 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
     let mut halted = false;
     for _ in 0..ROUNDS {
         let now = Timestamp::now();
-        let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+        let observed = settled_observation(ctx, desired, uid).await;
         let decided = plan(desired, &observed, now);
         if matches!(observed, Observed::Unreachable(_)) {
             return Settled { observed, failure: None, requeue_after: UNREACHABLE, halted };
@@ -137,6 +145,21 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
     // Every round found the domain changed by somebody else. Look again when it has calmed down.
     let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
     Settled { observed, failure: None, requeue_after: Duration::from_secs(1), halted }
+}
+
+/// What is, but not in the middle of a restore: one that was begun may still be under way in libvirt, begun by a process
+/// that is gone.
+async fn settled_observation<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, uid: &str) -> Observed {
+    let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+    let is_restoring = matches!(&observed, Observed::Complete(facts)
+        if matches!(&facts.domain, DomainFacts::Ours(domain) if domain.metadata.restoring.is_some()));
+    if !is_restoring || matches!(desired, Desired::Absent { .. }) {
+        return observed;
+    }
+    match ctx.hypervisor.take_turn(uid).await {
+        Ok(()) => observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await,
+        Err(error) => Observed::Unreachable(error),
+    }
 }
 
 /// Nothing is left to do: either all is as wanted, or something stands in the way.

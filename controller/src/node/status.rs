@@ -256,6 +256,9 @@ fn present(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: T
 fn phase(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> (Phase, String) {
     let going = domain.metadata.stopping.is_some() || machine.power == PowerState::Stopped;
     let said = |phase: Phase, text: &str| (phase, text.to_owned());
+    if domain.metadata.restoring.is_some() {
+        return said(Phase::Restoring, "It is being brought back to a snapshot.");
+    }
     match &domain.power {
         power if power.is_active() && going => said(Phase::Stopping, "The guest was asked to shut down."),
         Power::Running => said(Phase::Running, "The guest runs."),

@@ -24,6 +24,12 @@ pub async fn sweep<H: Hypervisor>(
     for uid in remembered.iter().filter(|uid| !uids.contains(*uid)) {
         ctx.forget(uid);
     }
+    let snapshots: HashSet<String> =
+        ctx.queue.snapshots().filter_map(|snapshot| snapshot.metadata.uid.clone()).collect();
+    ctx.told.snapshots.retain(|uid| snapshots.contains(uid));
+    let restores = ctx.queue.restores.state();
+    let restores: HashSet<String> = restores.iter().filter_map(|root| root.meta().uid.clone()).collect();
+    ctx.told.restores.retain(|uid| restores.contains(uid));
     let listed = match listed {
         Ok(listed) => listed,
         Err(error) => {

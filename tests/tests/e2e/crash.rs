@@ -17,11 +17,11 @@ use serde_json::json;
 use crate::shared::Shared;
 
 /// An operation with more side effects than this does not end.
-const MOST: usize = 40;
+pub const MOST: usize = 40;
 const CRASH_AFTER: &str = "KVMOOR_CRASH_AFTER";
 
 /// What a controller that is to crash did.
-enum Ended {
+pub enum Ended {
     /// It ended itself.
     Crashed,
     /// The operation was over before.
@@ -29,7 +29,7 @@ enum Ended {
 }
 
 /// Starts the process anew, to end itself after its n-th side effect.
-async fn arm(process: &Managed, n: usize) -> Result<()> {
+pub async fn arm(process: &Managed, n: usize) -> Result<()> {
     process.kill().await;
     process.set_env(CRASH_AFTER, Some(&n.to_string()));
     process.start()?;
@@ -38,13 +38,13 @@ async fn arm(process: &Managed, n: usize) -> Result<()> {
 }
 
 /// Starts the process as it is usually started, whether it has crashed or still waits for its crash.
-async fn disarm(process: &Managed) -> Result<()> {
+pub async fn disarm(process: &Managed) -> Result<()> {
     process.kill().await;
     process.start()
 }
 
 /// Waits until the process has crashed or `finished` holds.
-async fn crash_or_finish<F>(process: &Managed, finished: impl Fn() -> F) -> Result<Ended>
+pub async fn crash_or_finish<F>(process: &Managed, finished: impl Fn() -> F) -> Result<Ended>
 where
     F: Future<Output = Result<bool>>,
 {
@@ -67,7 +67,7 @@ fn expected_volumes(vm: &TestVm<'_>) -> BTreeSet<String> {
     BTreeSet::from([names::root_volume(vm.uid()), names::seed_volume(vm.uid())])
 }
 
-async fn check_whole(vm: &TestVm<'_>) -> Result<()> {
+pub async fn check_whole(vm: &TestVm<'_>) -> Result<()> {
     ensure!(vm.domains().await? == [vm.domain()], "exactly one domain");
     let volumes = vm.volumes().await?;
     ensure!(volumes == expected_volumes(vm), "exactly its volumes, not {volumes:?}");

@@ -13,6 +13,7 @@ mod lifecycle;
 mod outages;
 mod reference;
 mod shared;
+mod snapshots;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -60,6 +61,10 @@ fn main() -> anyhow::Result<()> {
         feed::the_slow_are_closed_and_others_not_delayed,
         feed::pings,
         feed::the_server_stops_and_all_come_back,
+        snapshots::the_old_state_comes_back,
+        snapshots::a_guest_that_is_off_is_restored,
+        snapshots::errors_are_clear,
+        snapshots::quota,
         outages::libvirtd_dies,
         outages::the_control_plane_dies,
         outages::a_host_is_lost_and_comes_back,
@@ -75,6 +80,9 @@ fn main() -> anyhow::Result<()> {
         crash::restarting,
         crash::deleting,
         crash::cluster_controller,
+        snapshots::crash_while_taking,
+        snapshots::crash_while_restoring,
+        snapshots::crash_while_deleting,
         crash::no_secret_in_any_log,
     ];
     if arguments.list {

@@ -21,6 +21,8 @@ pub enum Class {
     Timeout,
     /// The domain is in a state in which this cannot be done, so it is not what it was when the step was decided.
     Stale,
+    /// Another operation on the domain takes longer than libvirt waits.
+    Busy,
     /// Something that the call needs does not exist.
     NotFound,
     /// The storage pool has no room.

@@ -9,6 +9,7 @@ use kvmoor_crds::VirtType;
 
 use super::domain_xml::DomainConfig;
 use super::metadata::Metadata;
+use super::snapshot_xml::SnapshotFacts;
 use super::volume_xml::Volume;
 
 mod error;
@@ -109,6 +110,17 @@ pub enum OffCause {
     Other,
 }
 
+/// What the domain does after it was brought back to a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumption {
+    /// Its CPUs run.
+    Running,
+    /// Its CPUs are halted.
+    Paused,
+    /// It is off. Only a snapshot without memory can be restored so.
+    Off,
+}
+
 /// An image volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFacts {
@@ -163,6 +175,22 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn reset(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Turns it off.
     fn destroy(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
-    /// Removes the configuration, with firmware variables and saved state.
+    /// Removes the configuration, with firmware variables, snapshots and saved state.
     fn undefine(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+
+    /// The snapshot of that name; `None` where the domain has none.
+    fn snapshot(&self, uid: &str, name: &str) -> impl Future<Output = Result<Option<SnapshotFacts>, HvError>> + Send;
+    /// Takes a snapshot unless there is one of its name: of the disks, and of the memory if the domain is on.
+    fn take_snapshot(&self, uid: &str, name: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Deletes a snapshot; those taken after it stay.
+    fn delete_snapshot(&self, uid: &str, name: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Brings the domain back to a snapshot. Its metadata is `metadata` if, and only if, that was done.
+    fn revert(
+        &self,
+        metadata: &Metadata,
+        snapshot: &str,
+        resumption: Resumption,
+    ) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Waits for the operation that is under way on the domain, whoever began it: what is observed after it is settled.
+    fn take_turn(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
 }

@@ -17,7 +17,11 @@ pub fn from(op: &'static str, error: &Error) -> HvError {
     let contains = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
     let class = match error.code() {
         Enum::Known(code) => match code {
-            ErrorNumber::NoDomain | ErrorNumber::NoStorageVolume | ErrorNumber::NoDomainMetadata => Class::NotFound,
+            ErrorNumber::NoDomain
+            | ErrorNumber::NoStorageVolume
+            | ErrorNumber::NoDomainMetadata
+            | ErrorNumber::NoDomainSnapshot => Class::NotFound,
+            ErrorNumber::OperationTimeout => Class::Busy,
             ErrorNumber::NoStoragePool => Class::PoolMissing,
             ErrorNumber::NoNetwork => Class::NetworkMissing,
             ErrorNumber::DomExist => Class::Foreign,

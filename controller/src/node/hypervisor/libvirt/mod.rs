@@ -12,8 +12,9 @@ use virt::connect::Connect;
 use super::super::args::VirtSetting;
 use super::super::domain_xml::DomainConfig;
 use super::super::metadata::Metadata;
+use super::super::snapshot_xml::SnapshotFacts;
 use super::super::volume_xml::Volume;
-use super::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed};
+use super::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Resumption};
 
 mod calls;
 mod connection;
@@ -23,6 +24,7 @@ mod error;
 mod events;
 mod host;
 mod measure;
+mod snapshot;
 mod volume;
 
 pub use connection::Connection;
@@ -35,6 +37,8 @@ const PROMPT: Duration = Duration::from_secs(2);
 /// For what changes something: libvirt waits 30 s for another job on the domain, QEMU may take its time, and the first
 /// definition after an update of QEMU makes libvirt try it out.
 const CHANGE: Duration = Duration::from_secs(120);
+/// For what writes a guest's whole memory to disk or reads it back.
+const LONG: Duration = Duration::from_secs(1800);
 /// The pool's directory is not read anew more often than this for an image that it does not have.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
 
@@ -205,6 +209,31 @@ impl Hypervisor for Libvirt {
 
     async fn undefine(&self, uid: &str) -> Result<(), HvError> {
         self.change("remove the domain", uid, domain::undefine).await
+    }
+
+    async fn snapshot(&self, uid: &str, name: &str) -> Result<Option<SnapshotFacts>, HvError> {
+        let (uid, name) = (uid.to_owned(), name.to_owned());
+        self.call("look up the snapshot", READ, move |connect| snapshot::look_up(connect, &uid, &name)).await
+    }
+
+    async fn take_snapshot(&self, uid: &str, name: &str) -> Result<(), HvError> {
+        let (uid, name) = (uid.to_owned(), name.to_owned());
+        self.call("take the snapshot", LONG, move |connect| snapshot::take(connect, &uid, &name)).await
+    }
+
+    async fn delete_snapshot(&self, uid: &str, name: &str) -> Result<(), HvError> {
+        let (uid, name) = (uid.to_owned(), name.to_owned());
+        self.call("delete the snapshot", LONG, move |connect| snapshot::delete(connect, &uid, &name)).await
+    }
+
+    async fn revert(&self, metadata: &Metadata, snapshot: &str, resumption: Resumption) -> Result<(), HvError> {
+        let (metadata, name) = (metadata.clone(), snapshot.to_owned());
+        let revert = move |connect: &Connect| snapshot::revert(connect, &metadata, &name, resumption);
+        self.call("restore the snapshot", LONG, revert).await
+    }
+
+    async fn take_turn(&self, uid: &str) -> Result<(), HvError> {
+        self.change("wait for the operation on the domain", uid, snapshot::take_turn).await
     }
 }
 

@@ -1,0 +1,229 @@
+//! Snapshots in libvirt's XML: how one is asked for, what one says of itself, and how the metadata in one is replaced.
+//!
+//! Pure. Source: <https://libvirt.org/formatsnapshot.html>. A snapshot holds the domain's configuration of its time, our
+//! metadata included, and a revert brings both back. So what must be remembered across a revert is written into the
+//! snapshot before it: then the revert itself, which libvirt does as a whole, records it.
+
+use quick_xml::events::{BytesStart, BytesText, Event};
+use quick_xml::{Reader, Writer, XmlVersion};
+
+use super::metadata::Metadata;
+use super::xml::Element;
+
+/// A disk as it stands in a domain's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DomainDisk {
+    /// Name of the device: `vda`.
+    pub target: String,
+    /// Whether a snapshot can be in it: it is qcow2 and may be written.
+    pub keeps_snapshots: bool,
+}
+
+/// What a snapshot says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SnapshotFacts {
+    /// When it was taken, in seconds since 1970.
+    pub created_at: i64,
+    /// Whether it holds the guest's memory.
+    pub has_memory: bool,
+    /// Virtual CPUs of the guest then.
+    pub cpu: u32,
+    /// Memory of the guest then, in MiB.
+    pub memory_mib: u64,
+    /// Fingerprint of the configuration that a revert brings back.
+    pub config: String,
+}
+
+/// The XML that asks for a snapshot. Disks that cannot keep one, such as the seed, are left out of it.
+pub fn request(name: &str, disks: &[DomainDisk]) -> String {
+    let disks = disks.iter().map(|disk| {
+        let kind = if disk.keeps_snapshots { "internal" } else { "no" };
+        Element::new("disk").attr("name", &disk.target).attr("snapshot", kind)
+    });
+    Element::new("domainsnapshot")
+        .child(Element::with_text("name", name))
+        .child(Element::new("disks").children(disks))
+        .render()
+}
+
+/// The disks of a domain's configuration. `None` where it is no XML.
+pub fn disks(domain_xml: &str) -> Option<Vec<DomainDisk>> {
+    let mut found = Vec::new();
+    let mut disk: Option<(DomainDisk, bool, bool)> = None;
+    walk(domain_xml, |path, start, _| match path {
+        ["domain", "devices", "disk"] if start.is_some() => {
+            found.extend(disk.take());
+            disk = Some(Default::default());
+        }
+        ["domain", "devices", "disk", inner] => {
+            if let (Some((entry, is_qcow2, is_read_only)), Some(start)) = (&mut disk, start) {
+                match *inner {
+                    "target" => entry.target = attribute(start, "dev").unwrap_or_default(),
+                    "driver" => *is_qcow2 = attribute(start, "type").as_deref() == Some("qcow2"),
+                    "readonly" => *is_read_only = true,
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    })?;
+    found.extend(disk);
+    let complete = |(disk, is_qcow2, is_read_only): (DomainDisk, bool, bool)| DomainDisk {
+        keeps_snapshots: is_qcow2 && !is_read_only,
+        ..disk
+    };
+    Some(found.into_iter().map(complete).collect())
+}
+
+/// What a snapshot says of itself. `None` where it is not one, or not of a domain of ours.
+pub fn facts(snapshot_xml: &str) -> Option<SnapshotFacts> {
+    let mut facts = SnapshotFacts::default();
+    let mut config = None;
+    walk(snapshot_xml, |path, start, text| match (path, start, text) {
+        (["domainsnapshot", "memory"], Some(start), _) => {
+            facts.has_memory = attribute(start, "snapshot").as_deref() == Some("internal");
+        }
+        (["domainsnapshot", "creationTime"], _, Some(text)) => facts.created_at = text.parse().unwrap_or_default(),
+        (["domainsnapshot", "domain", "vcpu"], _, Some(text)) => facts.cpu = text.parse().unwrap_or_default(),
+        // libvirt writes it in KiB, whatever it was given in.
+        (["domainsnapshot", "domain", "memory"], _, Some(text)) => {
+            facts.memory_mib = text.parse::<u64>().unwrap_or_default().div_ceil(1024);
+        }
+        // The persistent configuration comes last, and is the one that the metadata is read from.
+        (["domainsnapshot", "domain" | "inactiveDomain", "metadata", "kvmoor:vm"], Some(start), _) => {
+            config = Metadata::from_attributes(start).map(|metadata| metadata.config).or_else(|| config.take());
+        }
+        _ => {}
+    })?;
+    facts.config = config?;
+    Some(facts)
+}
+
+/// The same snapshot with this metadata in each configuration that it holds. `None` where it holds none of ours.
+pub fn with_metadata(snapshot_xml: &str, metadata: &Metadata) -> Option<String> {
+    let element = metadata.to_element().render();
+    let mut reader = Reader::from_str(snapshot_xml);
+    let mut writer = Writer::new(Vec::new());
+    let (mut replaced, mut inside) = (0, 0_usize);
+    loop {
+        let event = reader.read_event().ok()?;
+        let is_ours = |start: &BytesStart<'_>| start.name().as_ref() == "kvmoor:vm";
+        match &event {
+            Event::Eof => break,
+            Event::Start(_) if inside > 0 => inside += 1,
+            Event::End(_) if inside > 0 => inside -= 1,
+            _ if inside > 0 => {}
+            Event::Start(start) | Event::Empty(start) if is_ours(start) => {
+                writer.write_event(Event::Text(BytesText::from_escaped(element.as_str()))).ok()?;
+                replaced += 1;
+                inside = usize::from(matches!(event, Event::Start(_)));
+            }
+            _ => writer.write_event(event).ok()?,
+        }
+    }
+    (replaced > 0).then(|| String::from_utf8(writer.into_inner()).ok())?
+}
+
+/// Visits elements and texts with the names of the elements that they stand in. `None` where it is no XML.
+fn walk(xml: &str, mut visit: impl FnMut(&[&str], Option<&BytesStart<'_>>, Option<&str>)) -> Option<()> {
+    let mut reader = Reader::from_str(xml);
+    let mut path: Vec<String> = Vec::new();
+    loop {
+        let event = reader.read_event().ok()?;
+        if let Event::Start(start) | Event::Empty(start) = &event {
+            path.push(start.name().as_ref().to_owned());
+        }
+        let names: Vec<&str> = path.iter().map(String::as_str).collect();
+        match &event {
+            Event::Eof => return path.is_empty().then_some(()),
+            Event::Start(start) | Event::Empty(start) => visit(&names, Some(start), None),
+            Event::Text(text) => visit(&names, None, Some(text.trim())),
+            _ => {}
+        }
+        if matches!(event, Event::Empty(_) | Event::End(_)) {
+            path.pop();
+        }
+    }
+}
+
+fn attribute(start: &BytesStart<'_>, key: &str) -> Option<String> {
+    let attribute = start.try_get_attribute(key).ok()??;
+    Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::domain_xml;
+    use super::super::xml::shape;
+    use super::*;
+
+    const SNAPSHOT: &str = "<domainsnapshot>
+  <name>kvmoor-s</name>
+  <state>running</state>
+  <creationTime>1764017730</creationTime>
+  <memory snapshot='internal'/>
+  <disks><disk name='vda' snapshot='internal'/></disks>
+  <domain type='qemu' id='1'>
+    <name>kvmoor-x</name>
+    <metadata>
+      <kvmoor:vm xmlns:kvmoor=\"https://kvmoor.dev/libvirt/v1\" uid=\"x\" config=\"old\" restart=\"1\"/>
+    </metadata>
+    <memory unit='KiB'>65536</memory>
+    <currentMemory unit='KiB'>65536</currentMemory>
+    <vcpu placement='static'>2</vcpu>
+  </domain>
+  <inactiveDomain type='qemu'>
+    <metadata>
+      <kvmoor:vm xmlns:kvmoor=\"https://kvmoor.dev/libvirt/v1\" uid=\"x\" config=\"new\" restart=\"1\"><more/></kvmoor:vm>
+    </metadata>
+    <memory unit='KiB'>131072</memory>
+  </inactiveDomain>
+</domainsnapshot>
+";
+
+    #[test]
+    fn says_what_a_revert_brings_back() {
+        let expected = SnapshotFacts {
+            created_at: 1_764_017_730,
+            has_memory: true,
+            cpu: 2,
+            memory_mib: 64,
+            config: "new".to_owned(),
+        };
+        assert_eq!(facts(SNAPSHOT), Some(expected));
+        assert!(!facts(&SNAPSHOT.replace("'internal'/>\n  <disks>", "'no'/>\n  <disks>")).unwrap().has_memory);
+        for not_ours in ["", "<domainsnapshot/>", "<domainsnapshot>", "text"] {
+            assert_eq!(facts(not_ours), None, "{not_ours}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_replaced_everywhere_and_nothing_else_is() {
+        let name = "a<&\"'>".to_owned();
+        let metadata = Metadata { uid: "x".into(), name, restored: Some("r".into()), ..Metadata::default() };
+        let replaced = with_metadata(SNAPSHOT, &metadata).unwrap();
+        let ours = metadata.to_element().render();
+        assert_eq!(replaced.matches(&ours).count(), 2);
+        let removed = replaced.replace(&ours, "");
+        let (before, rest) = SNAPSHOT.split_once("<kvmoor:vm").unwrap();
+        assert!(removed.starts_with(before));
+        assert!(rest.ends_with(removed.split_once("</inactiveDomain>").unwrap().1));
+        assert!(shape::of(&replaced).is_ok());
+        assert_eq!(with_metadata("<domainsnapshot/>", &metadata), None);
+        // Done again it is the same.
+        assert_eq!(with_metadata(&replaced, &metadata).as_deref(), Some(replaced.as_str()));
+    }
+
+    #[test]
+    fn the_seed_is_left_out() {
+        let xml = domain_xml::render(&domain_xml::tests::config("x"), &Metadata::default());
+        // As libvirt writes it: with space between the elements.
+        let xml = xml.replace('<', "\n <");
+        let disks = disks(&xml).unwrap();
+        assert_eq!(
+            request("s", &disks),
+            "<domainsnapshot><name>s</name><disks><disk name=\"vda\" snapshot=\"internal\"/>\
+             <disk name=\"vdb\" snapshot=\"no\"/></disks></domainsnapshot>"
+        );
+    }
+}
