@@ -22,11 +22,9 @@ const RESYNC: Duration = Duration::from_secs(300);
 /// How long the API server may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Runs until it is dropped.
+/// Runs until it is dropped. That a virtual machine is not among `machines`, which may not be complete yet, is only a
+/// reason to ask the API server itself.
 pub async fn release<H: Hypervisor>(ctx: Arc<Context<H>>, machines: Store<Root>) {
-    if machines.wait_until_ready().await.is_err() {
-        return;
-    }
     loop {
         let mut waiting = false;
         for snapshot in ctx.queue.snapshots() {

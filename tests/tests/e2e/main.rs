@@ -83,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         snapshots::crash_while_taking,
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,
+        snapshots::killed_in_the_middle_of_a_restore,
         crash::no_secret_in_any_log,
     ];
     if arguments.list {

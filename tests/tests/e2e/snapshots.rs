@@ -397,6 +397,29 @@ pub async fn crash_while_restoring(shared: &Shared) -> Result<()> {
     })
 }
 
+/// The node controller is killed while libvirt restores, which goes on without it, and is back before that is over.
+pub async fn killed_in_the_middle_of_a_restore(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("snap-middle").await?;
+    let process = shared.cluster.node_controller(0)?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "middle", blank()).await?;
+    vm.until_phase(Phase::Running).await?;
+    for (done, delay) in [30, 100, 300, 700, 1200].into_iter().enumerate() {
+        let taken = TestSnapshot::create(shared, &namespace, &format!("before-{delay}"), "middle").await?;
+        taken.until_phase(SnapshotPhase::Ready).await?;
+        let restore = TestRestore::create(shared, &namespace, &taken.name).await?;
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        process.kill().await;
+        process.start()?;
+        restore.until_phase(RestorePhase::Succeeded).await?;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        vm.until_phase(Phase::Running).await?;
+        ensure!(vm.starts()? == done + 2, "after {delay} ms: QEMU was started {} times", vm.starts()?);
+    }
+    check_whole(&vm).await?;
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
 pub async fn crash_while_deleting(shared: &Shared) -> Result<()> {
     crashes!(shared, "drop", blank(), |vm, namespace|
     prepare {

@@ -408,8 +408,8 @@ fn binding<K: Resource<DynamicType = ()>>(
             None => add("/metadata/finalizers", json!([finalizer])),
         });
     }
-    let is_owned =
-        meta.owner_references.iter().flatten().any(|reference| Some(reference.uid.as_str()) == owner["uid"].as_str());
+    let mut owners = meta.owner_references.iter().flatten();
+    let is_owned = owners.any(|reference| Some(reference.uid.as_str()) == owner.get("uid").and_then(Value::as_str));
     match &meta.owner_references {
         _ if is_owned => {}
         Some(_) => operations.push(add("/metadata/ownerReferences/-", owner)),
