@@ -48,6 +48,8 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("act_on_vm", Access::Vm),
     ("list_vm_events", Access::Vm),
     ("create_console_ticket", Access::Vm),
+    ("get_vm_stats", Access::Vm),
+    ("open_console", Access::Vm),
     ("set_quota", Access::Admin),
     ("list_hosts", Access::Admin),
     ("list_users", Access::Admin),
@@ -98,6 +100,8 @@ struct World<'a> {
     deleted: Rest,
 }
 
+/// The one operation that names a virtual machine in its query string.
+const CONSOLE: &str = "/ws/vnc";
 const OWNER: &str = "matrix-owner";
 const OTHER: &str = "matrix-other";
 const PENDING: &str = "matrix-pending";
@@ -132,7 +136,7 @@ impl<'a> World<'a> {
 
     /// The path with the number of something that is there: a virtual machine of the owner, or a user.
     async fn path(&self, template: &str) -> Result<String> {
-        let id = if template.starts_with("/api/vms/{") {
+        let id = if template.starts_with("/api/vms/{") || template == CONSOLE {
             let body = json!({ "name": "matrix", "cpu": 1, "memory": 32, "start": false });
             token_of(self.shared, OWNER, 3600).await?.post("/api/vms", body).await?["id"].clone()
         } else if template.starts_with("/api/admin/users/{") {
@@ -142,11 +146,12 @@ impl<'a> World<'a> {
         } else {
             Value::Null
         };
-        Ok(template.replace("{id}", &id.to_string()))
+        Ok(if template == CONSOLE { format!("{CONSOLE}?id={id}") } else { template.replace("{id}", &id.to_string()) })
     }
 
     /// Removes what a path named.
     async fn forget(&self, path: &str) -> Result<()> {
+        let path = path.replace(&format!("{CONSOLE}?id="), "/api/vms/");
         let mut parts = path.trim_start_matches("/api/").trim_start_matches("admin/").split('/');
         if let (Some(kind @ ("vms" | "users")), Some(id)) = (parts.next(), parts.next()) {
             let path = if kind == "vms" { format!("/api/vms/{id}") } else { format!("/api/admin/users/{id}") };
