@@ -16,10 +16,14 @@ pub fn check(value: &Value, shape: &Value, interfaces: &Interfaces) -> Result<()
             None => check_word(value, word),
         },
         Value::Object(fields) => match constraint(fields) {
-            Some(("is", expected)) => Ok(ensure!(value == expected, "{value} is not {expected}")),
+            Some(("is", expected)) => {
+                ensure!(value == expected, "{value} is not {expected}");
+                Ok(())
+            }
             Some(("oneOf", allowed)) => {
                 let allowed = allowed.as_array().context("oneOf has a list")?;
-                Ok(ensure!(allowed.contains(value), "{value} is none of {allowed:?}"))
+                ensure!(allowed.contains(value), "{value} is none of {allowed:?}");
+                Ok(())
             }
             Some((_, each)) => {
                 let items = value.as_array().with_context(|| format!("{value} is no list"))?;
@@ -66,7 +70,8 @@ fn check_word(value: &Value, word: &str) -> Result<()> {
         "token" => text.is_some_and(|text| text.starts_with("eyJ") && text.split('.').count() == 3),
         other => bail!("{other} is no shape"),
     };
-    Ok(ensure!(fits, "{value} is no {word}"))
+    ensure!(fits, "{value} is no {word}");
+    Ok(())
 }
 
 /// Checks that whatever fits the schema has the shape: the fields, their types, and which may be missing.
@@ -81,7 +86,8 @@ pub fn check_schema(schema: &Value, shape: &Value, document: &Value) -> Result<(
             };
             // A list of types would let null in, which the interfaces do not.
             let type_ = schema["type"].as_str().with_context(|| format!("one type: {schema}"))?;
-            Ok(ensure!(allowed.contains(&type_), "{type_} is no {word}"))
+            ensure!(allowed.contains(&type_), "{type_} is no {word}");
+            Ok(())
         }
         Value::Object(fields) => match constraint(fields) {
             Some(("oneOf", allowed)) => {
@@ -92,7 +98,8 @@ pub fn check_schema(schema: &Value, shape: &Value, document: &Value) -> Result<(
                 };
                 let allowed = sorted(allowed.as_array().context("oneOf has a list")?.clone());
                 let promised = sorted(values(schema).with_context(|| format!("no fixed values: {schema}"))?);
-                Ok(ensure!(promised == allowed, "{promised:?} are not {allowed:?}"))
+                ensure!(promised == allowed, "{promised:?} are not {allowed:?}");
+                Ok(())
             }
             Some((word, _)) => bail!("{word} has no schema"),
             None => {

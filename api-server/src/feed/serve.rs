@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::body::Bytes;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -74,18 +75,29 @@ async fn write(
         if !is_there {
             return Closing::Done(GONE);
         }
-        let message = tokio::select! {
+        let sent = tokio::select! {
             frame = changes.recv() => {
                 let Some(frame) = frame else { return Closing::TooSlow };
-                is_there = !(matches!(scope, Scope::One(_)) && frame.as_str().starts_with(r#"{"type":"vm_deleted""#));
-                Message::Text(frame)
+                is_there = !ends(scope, &frame);
+                let mut sent = sink.feed(Message::Text(frame)).await;
+                // What came in the meantime goes out with it.
+                while sent.is_ok() && let Ok(frame) = changes.try_recv() {
+                    is_there &= !ends(scope, &frame);
+                    sent = sink.feed(Message::Text(frame)).await;
+                }
+                sent
             }
-            _ = pings.tick() => Message::Ping(axum::body::Bytes::new()),
+            _ = pings.tick() => sink.feed(Message::Ping(Bytes::new())).await,
         };
-        if sink.send(message).await.is_err() {
+        if sent.is_err() || sink.flush().await.is_err() {
             return Closing::Gone;
         }
     }
+}
+
+/// Whether nothing more is to come after this frame.
+fn ends(scope: &Scope, frame: &Utf8Bytes) -> bool {
+    matches!(scope, Scope::One(_)) && frame.as_str().starts_with(r#"{"type":"vm_deleted""#)
 }
 
 /// Whether the one virtual machine is in the store. If so, and the feed has not heard of it yet, it will.

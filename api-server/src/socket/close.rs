@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 
-/// How long the peer may take to hear that it is over.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long the peer may take to read what was sent before, and that it is over.
+const FAREWELL: Duration = Duration::from_secs(8);
 
 /// Why a WebSocket ends. The codes are those of RFC 6455, section 7.4.1, and of IANA's registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

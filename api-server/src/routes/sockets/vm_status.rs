@@ -19,6 +19,8 @@ use crate::store::Stored;
 const MESSAGE: usize = 4 << 10;
 /// Bytes to read at a time.
 const READ_BUFFER: usize = 4 << 10;
+/// Bytes to write at a time. What is beyond them waits in the queue, where it is counted.
+const WRITE_BUFFER: usize = 16 << 10;
 
 /// What to follow.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -69,14 +71,19 @@ pub async fn vm_status(
     let subscription = app.feed.subscribe(scope.clone())?;
     let session = opening.caller.session;
     let work = app.clone();
+    let span = tracing::Span::current();
     let following = move |socket| {
-        async move {
+        let following = async move {
             serve(&work, socket, &session, scope, subscription).await;
             drop(seat);
-        }
-        .instrument(tracing::Span::current())
+        };
+        following.instrument(span)
     };
-    let upgrade = upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE).read_buffer_size(READ_BUFFER);
+    let upgrade = upgrade
+        .max_message_size(MESSAGE)
+        .max_frame_size(MESSAGE)
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER);
     let tasks = app.tasks.clone();
     Ok(upgrade.on_upgrade(move |socket| tasks.track_future(following(socket))))
 }
