@@ -22,7 +22,7 @@ enum Access {
     Public,
     /// Everybody with a session.
     Session,
-    /// The owner of the virtual machine in the path, and admins. For others it is not there.
+    /// The owner of the virtual machine in the path, or of the snapshot's, and admins. For others it is not there.
     Vm,
     /// Admins.
     Admin,
@@ -50,6 +50,11 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("create_console_ticket", Access::Vm),
     ("get_vm_stats", Access::Vm),
     ("open_console", Access::Vm),
+    ("list_snapshots", Access::Vm),
+    ("create_snapshot", Access::Vm),
+    ("get_snapshot", Access::Vm),
+    ("delete_snapshot", Access::Vm),
+    ("restore_snapshot", Access::Vm),
     ("set_quota", Access::Admin),
     ("list_hosts", Access::Admin),
     ("list_users", Access::Admin),
@@ -134,11 +139,20 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The path with the number of something that is there: a virtual machine of the owner, or a user.
+    /// The number of a new virtual machine of the owner.
+    async fn vm(&self) -> Result<Value> {
+        let body = json!({ "name": "matrix", "cpu": 1, "memory": 32, "start": false });
+        Ok(token_of(self.shared, OWNER, 3600).await?.post("/api/vms", body).await?["id"].clone())
+    }
+
+    /// The path with the number of something that is there: a virtual machine or a snapshot of the owner, or a user.
     async fn path(&self, template: &str) -> Result<String> {
         let id = if template.starts_with("/api/vms/{") || template == CONSOLE {
-            let body = json!({ "name": "matrix", "cpu": 1, "memory": 32, "start": false });
-            token_of(self.shared, OWNER, 3600).await?.post("/api/vms", body).await?["id"].clone()
+            self.vm().await?
+        } else if template.starts_with("/api/snapshots/{") {
+            let owner = token_of(self.shared, OWNER, 3600).await?;
+            let path = format!("/api/vms/{}/snapshots", self.vm().await?);
+            owner.post(&path, json!({ "name": "matrix" })).await?["id"].clone()
         } else if template.starts_with("/api/admin/users/{") {
             let name = format!("matrix-{}", uuid::Uuid::new_v4());
             let body = json!({ "username": name, "password": "password" });
@@ -149,7 +163,7 @@ impl<'a> World<'a> {
         Ok(if template == CONSOLE { format!("{CONSOLE}?id={id}") } else { template.replace("{id}", &id.to_string()) })
     }
 
-    /// Removes what a path named.
+    /// Removes what a path named; virtual machines of snapshots go with their owner.
     async fn forget(&self, path: &str) -> Result<()> {
         let path = path.replace(&format!("{CONSOLE}?id="), "/api/vms/");
         let mut parts = path.trim_start_matches("/api/").trim_start_matches("admin/").split('/');
