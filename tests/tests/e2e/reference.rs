@@ -1,6 +1,8 @@
 //! The REST reference, literally: each request as it is printed there, and the fields of each answer.
 
 use anyhow::{Context, Result, ensure};
+use kube::Api;
+use kvmoor_crds::User;
 use kvmoor_tests::vm::SOON;
 use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
@@ -126,6 +128,10 @@ pub async fn users(shared: &Shared) -> Result<()> {
     }
     let (code, _) = nobody.call(Method::POST, "/api/auth/login", Some(login("password"))).await?;
     ensure!(code == StatusCode::UNAUTHORIZED, "a deleted user: {code}");
+    // The name is free again when the user's namespace has gone too.
+    let users: Api<User> = Api::all(shared.cluster.client().await?);
+    let look = || async { Ok(users.get_opt("newuser").await?.map(|user| user.metadata.finalizers)) };
+    wait::until("the deleted user is gone", SOON, look, Option::is_none).await?;
     Ok(())
 }
 
