@@ -1,5 +1,8 @@
-//! How soon a change is told to a thousand clients of `/ws/vm-status`: from before the write of the change to the
-//! Kubernetes API until the frame is read, at a hundred changes a second.
+//! How soon a change is told to a thousand clients of `/ws/vm-status`, at a hundred changes a second or as many as the
+//! control plane can write: until the frame is read, from before the write to the Kubernetes API and from its answer.
+//!
+//! The controllers are stopped meanwhile: they answer each change with writes of their own, and what is measured is the
+//! feed, not how much the control plane can write.
 //!
 //! Once each client follows one of twenty virtual machines, and once each follows all of them, which is twenty times the
 //! frames. The clients run in this very process, so their own work is in the figures too.
@@ -13,17 +16,24 @@ use kvmoor_crds::VirtualMachine;
 use kvmoor_dev::Cluster;
 use kvmoor_tests::feed::Feed;
 use kvmoor_tests::rest::Rest;
+use kvmoor_tests::vm::SOON;
+use kvmoor_tests::wait;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::figures::Figures;
 
 const CLIENTS: usize = 1000;
-/// The changes take turns among them, because those of one object at the same time would wait for each other.
+/// The changes take turns among them.
 const VMS: usize = 20;
 const CHANGES: usize = 1000;
 const INTERVAL: Duration = Duration::from_millis(10);
+/// No round takes longer.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// How long a controller may take to end.
+const STOP: Duration = Duration::from_secs(10);
 
 pub async fn measure(cluster: &Cluster, admin: &Rest, figures: &mut Figures) -> Result<()> {
     let mut vms = Vec::new();
@@ -38,10 +48,18 @@ pub async fn measure(cluster: &Cluster, admin: &Rest, figures: &mut Figures) -> 
         Ok((api, vm["resource_name"].as_str().context("a name")?.to_owned()))
     });
     let objects: Vec<_> = objects.collect::<Result<_>>()?;
+    for vm in &vms {
+        let path = format!("/api/vms/{}", vm["id"]);
+        wait::until("it is Stopped", SOON, || admin.get(&path), |vm| vm["phase"] == "Stopped").await?;
+    }
+    cluster.node_controller(0)?.stop(STOP).await;
+    cluster.cluster_controller()?.stop(STOP).await;
     for (name, all) in [("own", false), ("all", true)] {
         let ids: Vec<_> = vms.iter().map(|vm| vm["id"].to_string()).collect();
-        round(admin, &objects, &ids, name, all, figures).await?;
+        let round = round(admin, &objects, &ids, name, all, figures);
+        tokio::time::timeout(DEADLINE, round).await.context("not all frames were read in time")??;
     }
+    cluster.start_components().await?;
     for vm in vms {
         admin.ok(reqwest::Method::DELETE, &format!("/api/vms/{}", vm["id"]), None).await?;
     }
@@ -80,31 +98,48 @@ async fn round(
     }
     figures.add(&format!("feed_{name}_1000_clients_connect"), begin.elapsed().as_secs_f64() * 1000.0, "ms");
 
+    // One writer an object, since those of one object at the same time would only wait for each other.
     let begin = Instant::now();
-    let mut writes = JoinSet::new();
-    let mut ticks = tokio::time::interval(INTERVAL);
-    let mut written = Vec::with_capacity(CHANGES);
-    for n in 0..CHANGES {
-        ticks.tick().await;
-        written.push(Instant::now());
-        let (prefix, (api, object)) = (prefix.clone(), objects.get(n % VMS).context("an object")?.clone());
-        writes.spawn(async move {
-            let patch = json!({ "spec": { "displayName": format!("{prefix}{n}") } });
-            api.patch(&object, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
+    let mut writers = JoinSet::new();
+    for (first, (api, object)) in objects.iter().cloned().enumerate() {
+        let prefix = prefix.clone();
+        writers.spawn(async move {
+            tokio::time::sleep(INTERVAL * u32::try_from(first)?).await;
+            let mut ticks = tokio::time::interval(INTERVAL * u32::try_from(VMS)?);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut written = Vec::with_capacity(CHANGES / VMS);
+            for n in (first..CHANGES).step_by(VMS) {
+                ticks.tick().await;
+                let start = Instant::now();
+                let patch = json!({ "spec": { "displayName": format!("{prefix}{n}") } });
+                api.patch(&object, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+                written.push((n, start, Instant::now()));
+            }
+            anyhow::Ok(written)
         });
     }
-    while let Some(write) = writes.join_next().await {
-        write??;
-    }
-    figures.add(&format!("feed_{name}_changes_per_second"), CHANGES as f64 / begin.elapsed().as_secs_f64(), "1/s");
-    let mut times = Vec::with_capacity(CLIENTS * CHANGES);
-    while let Some(client) = clients.join_next().await {
-        for (n, read) in client?? {
-            times.push(read.saturating_duration_since(*written.get(n).context("a change")?));
+    let mut written = vec![None; CHANGES];
+    while let Some(writer) = writers.join_next().await {
+        for (n, start, end) in writer?? {
+            written[n] = Some((start, end));
         }
     }
-    figures.times(&format!("feed_{name}_write_to_frame"), &mut times);
-    let p99 = times.get(times.len() * 99 / 100).map_or(0.0, |time| time.as_secs_f64() * 1000.0);
-    figures.add(&format!("feed_{name}_write_to_frame_p99"), p99, "ms");
+    figures.add(&format!("feed_{name}_changes_per_second"), CHANGES as f64 / begin.elapsed().as_secs_f64(), "1/s");
+    let mut writing: Vec<_> = written.iter().flatten().map(|(start, end)| *end - *start).collect();
+    figures.times(&format!("feed_{name}_write"), &mut writing);
+    let mut times = Vec::with_capacity(CLIENTS * wanted);
+    let mut after = Vec::with_capacity(CLIENTS * wanted);
+    while let Some(client) = clients.join_next().await {
+        for (n, read) in client?? {
+            let (start, end) = written[n].context("a change")?;
+            times.push(read.saturating_duration_since(start));
+            after.push(read.saturating_duration_since(end));
+        }
+    }
+    for (what, times) in [("write_to_frame", &mut times), ("written_to_frame", &mut after)] {
+        figures.times(&format!("feed_{name}_{what}"), times);
+        let p99 = times.get(times.len() * 99 / 100).map_or(0.0, |time| time.as_secs_f64() * 1000.0);
+        figures.add(&format!("feed_{name}_{what}_p99"), p99, "ms");
+    }
     Ok(())
 }
