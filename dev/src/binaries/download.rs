@@ -34,6 +34,7 @@ impl Downloads {
         let server = match release.download {
             Download::KubernetesFiles => "https://dl.k8s.io",
             Download::EtcdArchive => "https://github.com",
+            Download::HelmArchive => "https://get.helm.sh",
         };
         if self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).contains(server) {
             bail!("{server} did not answer before");
@@ -42,7 +43,8 @@ impl Downloads {
         let client = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(STALL).build()?;
         let fetched = match release.download {
             Download::KubernetesFiles => kubernetes_file(&client, server, release, name, path).await,
-            Download::EtcdArchive => etcd_archive(&client, server, release, name, path).await,
+            Download::EtcdArchive => archive(&client, &etcd_archive(server, release, name), path).await,
+            Download::HelmArchive => archive(&client, &helm_archive(server, release, name), path).await,
         };
         if fetched.is_err() {
             self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
@@ -65,27 +67,47 @@ async fn kubernetes_file(
     install(&part, path)
 }
 
-async fn etcd_archive(
-    client: &reqwest::Client,
-    server: &str,
-    release: &Release,
-    name: &str,
-    path: &Path,
-) -> Result<()> {
+/// An archive with one program in it that is wanted.
+struct Archive {
+    url: String,
+    sums: String,
+    /// The archive's name in the list of checksums.
+    file: String,
+    /// The program's path in the archive.
+    member: String,
+}
+
+fn etcd_archive(server: &str, release: &Release, name: &str) -> Archive {
     let base = format!("{server}/etcd-io/etcd/releases/download/{}", release.version);
     let stem = format!("etcd-{}-linux-{}", release.version, architecture());
-    let sums = text(client, &format!("{base}/SHA256SUMS")).await?;
-    let sum = sum_of(&sums, &format!("{stem}.tar.gz")).context("the list of checksums does not name the archive")?;
-    let archive = path.with_extension("tar.gz.part");
-    download(client, &format!("{base}/{stem}.tar.gz"), sum, &archive).await?;
+    let file = format!("{stem}.tar.gz");
+    Archive {
+        url: format!("{base}/{file}"),
+        sums: format!("{base}/SHA256SUMS"),
+        file,
+        member: format!("{stem}/{name}"),
+    }
+}
+
+fn helm_archive(server: &str, release: &Release, name: &str) -> Archive {
+    let file = format!("helm-{}-linux-{}.tar.gz", release.version, architecture());
+    let url = format!("{server}/{file}");
+    Archive { sums: format!("{url}.sha256sum"), url, file, member: format!("linux-{}/{name}", architecture()) }
+}
+
+async fn archive(client: &reqwest::Client, archive: &Archive, path: &Path) -> Result<()> {
+    let sums = text(client, &archive.sums).await?;
+    let sum = sum_of(&sums, &archive.file).context("the list of checksums does not name the archive")?;
+    let packed = path.with_extension("tar.gz.part");
+    download(client, &archive.url, sum, &packed).await?;
     let part = path.with_extension("part");
-    let member = format!("{stem}/{name}");
     let dir = path.parent().context("the cache has no parent")?;
-    let words = ["-xzf", &archive.to_string_lossy(), "-C", &dir.to_string_lossy(), &member].map(str::to_owned);
+    let words = ["-xzf", &packed.to_string_lossy(), "-C", &dir.to_string_lossy(), &archive.member].map(str::to_owned);
     run("tar", &words, UNPACK).await?;
-    fs::rename(dir.join(&member), &part)?;
-    fs::remove_dir(dir.join(&stem))?;
-    fs::remove_file(&archive)?;
+    let unpacked = dir.join(&archive.member);
+    fs::rename(&unpacked, &part)?;
+    fs::remove_dir(unpacked.parent().context("the program lies in a folder")?)?;
+    fs::remove_file(&packed)?;
     install(&part, path)
 }
 

@@ -1,4 +1,4 @@
-//! The programs of Kubernetes and etcd, by the quickest way that this machine offers: `$KUBEBUILDER_ASSETS`, the cache
+//! The programs of Kubernetes, etcd and Helm, by the quickest way that this machine offers: `$KUBEBUILDER_ASSETS`, the cache
 //! of earlier runs, the official release, or a build from source, which needs only Go and a module proxy.
 
 mod build;
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 pub(crate) use source::Release;
-use source::{ETCD, KUBERNETES};
+use source::{ETCD, HELM, KUBERNETES};
 
 use crate::{files, instance::Lock};
 
@@ -63,6 +63,14 @@ impl ControlPlaneBinaries {
 /// As [`ControlPlaneBinaries::ensure`].
 pub async fn ensure_etcd(cache: &Path) -> Result<PathBuf> {
     Finder::new(cache.to_owned()).find(&ETCD, "etcd").await
+}
+
+/// Finds, downloads or builds Helm 4.
+///
+/// # Errors
+/// As [`ControlPlaneBinaries::ensure`].
+pub async fn ensure_helm() -> Result<PathBuf> {
+    Finder::new(cache_dir()?).find(&HELM, "helm").await
 }
 
 /// The cache of this user for what takes long to make: `${XDG_CACHE_HOME:-~/.cache}/kvmoor`.

@@ -24,6 +24,8 @@ pub(super) enum Download {
     KubernetesFiles,
     /// An archive on GitHub with a file `SHA256SUMS` beside it.
     EtcdArchive,
+    /// An archive `get.helm.sh/helm-VERSION-linux-ARCH.tar.gz` with a `.sha256sum` beside it.
+    HelmArchive,
 }
 
 pub(super) const KUBERNETES: Release = Release {
@@ -42,6 +44,15 @@ pub(super) const ETCD: Release = Release {
     package: "",
     ldflags: "-s -w",
     download: Download::EtcdArchive,
+};
+
+pub(super) const HELM: Release = Release {
+    project: "helm",
+    version: "v4.3.1",
+    module: "helm.sh/helm/v4",
+    package: "cmd/{}",
+    ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
+    download: Download::HelmArchive,
 };
 
 impl Release {

@@ -10,11 +10,24 @@ use crate::{
     guest_image,
 };
 
+/// What to fetch.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Also what only the tests need: Helm.
+    #[arg(long)]
+    tests: bool,
+}
+
 /// Puts all of it into the cache of this user.
-pub(super) async fn fetch() -> Result<()> {
-    let mut steps = Steps::new(2);
+pub(super) async fn fetch(args: &Args) -> Result<()> {
+    let mut steps = Steps::new(if args.tests { 3 } else { 2 });
     control_plane(&mut steps).await?;
-    image(&mut steps).await
+    image(&mut steps).await?;
+    if args.tests {
+        steps.next("Helm");
+        binaries::ensure_helm().await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn control_plane(steps: &mut Steps) -> Result<()> {

@@ -36,7 +36,7 @@ enum Command {
     /// Ends a cluster that `up` runs, or what is left of one that was killed.
     Down(down::Args),
     /// Fetches or builds what `up` needs and the network gives, without root.
-    Fetch,
+    Fetch(fetch::Args),
 }
 
 /// Does what the command line asks for.
@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
         match &args.command {
             Command::Up(up) => up::up(&place, up).await,
             Command::Down(down) => down::down(&place, down).await,
-            Command::Fetch => fetch::fetch().await,
+            Command::Fetch(args) => fetch::fetch(args).await,
         }
     })
 }
