@@ -1,9 +1,11 @@
 //! The OpenAPI document: what holds for all operations. The operations themselves stand with their handlers.
 
+use std::collections::BTreeMap;
+
 use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder};
-use utoipa::{Modify, OpenApi as _};
+use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, Modify, OpenApi as _};
 
 use crate::error::ErrorBody;
 use crate::feed::Frame;
@@ -40,6 +42,16 @@ impl Modify for Bearer {
         components.add_security_scheme("token", SecurityScheme::ApiKey(ApiKey::Query(token)));
         let ticket = ApiKeyValue::with_description("ticket", "A ticket for one use within 30 s");
         components.add_security_scheme("ticket", SecurityScheme::ApiKey(ApiKey::Query(ticket)));
+    }
+}
+
+/// The refusal that all operations share which ask for more of a quota.
+pub enum OverQuota {}
+
+impl IntoResponses for OverQuota {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let refusal = error("More than the quota; the message has the numbers");
+        BTreeMap::from([("403".to_owned(), refusal.into())])
     }
 }
 
@@ -85,7 +97,10 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 fn add(operation: &mut Operation, code: &str, description: &str) {
+    operation.responses.responses.insert(code.to_owned(), error(description).into());
+}
+
+fn error(description: &str) -> Response {
     let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
-    let response = ResponseBuilder::new().description(description).content("application/json", body).build();
-    operation.responses.responses.insert(code.to_owned(), response.into());
+    ResponseBuilder::new().description(description).content("application/json", body).build()
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::token::{LEEWAY, TicketClaims};
+use super::token::{Claims, LEEWAY};
 
 /// The tickets that were used and could still be shown again.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ struct Used {
 
 impl UsedTickets {
     /// Uses a ticket up at `now`, in seconds since 1970; whether it was still unused.
-    pub fn redeem(&self, ticket: &TicketClaims, now: i64) -> bool {
+    pub fn redeem(&self, ticket: &Claims, now: i64) -> bool {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let leeway = LEEWAY.as_secs().cast_signed();
         if now >= used.tidy_at {
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn once_and_not_remembered_for_ever() {
-        let ticket = |jti: &str, exp| TicketClaims {
+        let ticket = |jti: &str, exp| Claims {
             iss: String::new(),
             aud: String::new(),
             sub: String::new(),
@@ -46,8 +46,6 @@ mod tests {
             iat: 0,
             jti: jti.to_owned(),
             epoch: 0,
-            until: 0,
-            vm: String::new(),
         };
         let used = UsedTickets::default();
         assert!(used.redeem(&ticket("a", 100), 90));

@@ -50,22 +50,9 @@ pub struct Claims {
 /// What a ticket says. All of it is required, with exactly these types.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct TicketClaims {
-    /// Issuer.
-    pub iss: String,
-    /// Audience.
-    pub aud: String,
-    /// UID of the User.
-    pub sub: String,
-    /// Until when it can be used, in seconds since 1970.
-    pub exp: i64,
-    /// Begin, in seconds since 1970.
-    pub nbf: i64,
-    /// When it was issued, in seconds since 1970.
-    pub iat: i64,
-    /// Unique for each ticket.
-    pub jti: String,
-    /// The session epoch of the session that asked for it.
-    pub epoch: i64,
+    /// What it has in common with the session that asked for it; its end is until when it can be used.
+    #[serde(flatten)]
+    pub common: Claims,
     /// When that session ends, and with it what the ticket opened.
     pub until: i64,
     /// UID of the virtual machine that it is for; empty for the feed of all.
@@ -120,17 +107,7 @@ impl Keyring {
 
     /// A token for a user.
     pub fn sign(&self, user_uid: &str, epoch: i64, now: Timestamp) -> Result<String, TokenError> {
-        let issued = now.as_second();
-        self.encode(&Claims {
-            iss: ISSUER.to_owned(),
-            aud: AUDIENCE.to_owned(),
-            sub: user_uid.to_owned(),
-            exp: issued.saturating_add_unsigned(LIFETIME.as_secs()),
-            nbf: issued,
-            iat: issued,
-            jti: uuid::Uuid::new_v4().to_string(),
-            epoch,
-        })
+        self.encode(&Claims::new(AUDIENCE, LIFETIME, user_uid, epoch, now))
     }
 
     /// A ticket for the virtual machine with the UID `vm`, or for the feed of all where that is empty.
@@ -142,19 +119,8 @@ impl Keyring {
         vm: &str,
         now: Timestamp,
     ) -> Result<String, TokenError> {
-        let issued = now.as_second();
-        self.encode(&TicketClaims {
-            iss: ISSUER.to_owned(),
-            aud: TICKET_AUDIENCE.to_owned(),
-            sub: user_uid.to_owned(),
-            exp: issued.saturating_add_unsigned(TICKET_LIFETIME.as_secs()),
-            nbf: issued,
-            iat: issued,
-            jti: uuid::Uuid::new_v4().to_string(),
-            epoch,
-            until,
-            vm: vm.to_owned(),
-        })
+        let common = Claims::new(TICKET_AUDIENCE, TICKET_LIFETIME, user_uid, epoch, now);
+        self.encode(&TicketClaims { common, until, vm: vm.to_owned() })
     }
 
     fn encode(&self, claims: &impl Serialize) -> Result<String, TokenError> {
@@ -168,7 +134,7 @@ impl Keyring {
     /// current is for the caller to ask.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let claims: Claims = self.decode(token, AUDIENCE)?;
-        check_times(claims.iat, claims.exp, LIFETIME, now)?;
+        claims.check_times(LIFETIME, now)?;
         Ok(claims)
     }
 
@@ -176,7 +142,7 @@ impl Keyring {
     /// is for the caller to ask.
     pub fn verify_ticket(&self, ticket: &str, now: Timestamp) -> Result<TicketClaims, TokenError> {
         let claims: TicketClaims = self.decode(ticket, TICKET_AUDIENCE)?;
-        check_times(claims.iat, claims.exp, TICKET_LIFETIME, now)?;
+        claims.common.check_times(TICKET_LIFETIME, now)?;
         Ok(claims)
     }
 
@@ -200,14 +166,30 @@ impl Keyring {
     }
 }
 
-fn check_times(iat: i64, exp: i64, lifetime: Duration, now: Timestamp) -> Result<(), TokenError> {
-    if iat > now.as_second().saturating_add_unsigned(LEEWAY.as_secs()) {
-        return Err(TokenError::Foreign("issued in the future"));
+impl Claims {
+    fn new(audience: &str, lifetime: Duration, user_uid: &str, epoch: i64, now: Timestamp) -> Self {
+        let issued = now.as_second();
+        Self {
+            iss: ISSUER.to_owned(),
+            aud: audience.to_owned(),
+            sub: user_uid.to_owned(),
+            exp: issued.saturating_add_unsigned(lifetime.as_secs()),
+            nbf: issued,
+            iat: issued,
+            jti: uuid::Uuid::new_v4().to_string(),
+            epoch,
+        }
     }
-    if exp.saturating_sub(iat) > lifetime.as_secs().cast_signed() {
-        return Err(TokenError::Foreign("lifetime"));
+
+    fn check_times(&self, lifetime: Duration, now: Timestamp) -> Result<(), TokenError> {
+        if self.iat > now.as_second().saturating_add_unsigned(LEEWAY.as_secs()) {
+            return Err(TokenError::Foreign("issued in the future"));
+        }
+        if self.exp.saturating_sub(self.iat) > lifetime.as_secs().cast_signed() {
+            return Err(TokenError::Foreign("lifetime"));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A keyring with one key, `k1`.
@@ -338,10 +320,13 @@ mod tests {
         let now = Timestamp::now();
         let ticket = keyring.sign_ticket("uid", 3, now.as_second() + 60, "vm", now).unwrap();
         let claims = keyring.verify_ticket(&ticket, now).unwrap();
-        assert_eq!((claims.sub.as_str(), claims.vm.as_str(), claims.exp - claims.iat), ("uid", "vm", 30));
+        assert_eq!((claims.common.sub.as_str(), claims.vm.as_str()), ("uid", "vm"));
+        assert_eq!(claims.common.exp - claims.common.iat, 30);
         assert!(keyring.verify(&ticket, now).is_err());
         assert!(keyring.verify_ticket(&keyring.sign("uid", 3, now).unwrap(), now).is_err());
-        let long = keyring.encode(&TicketClaims { exp: claims.iat + 31, ..claims }).unwrap();
+        let mut long = claims;
+        long.common.exp += 1;
+        let long = keyring.encode(&long).unwrap();
         assert!(matches!(keyring.verify_ticket(&long, now), Err(TokenError::Foreign("lifetime"))));
     }
 

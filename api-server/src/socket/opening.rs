@@ -58,7 +58,7 @@ impl FromRequestParts<AppState> for Opening {
 impl Opening {
     async fn with_ticket(app: &App, ticket: &str) -> Result<Self, ApiError> {
         let ticket = app.keys.verify_ticket(ticket).await?;
-        let caller = Authn::of_session(app, &ticket.sub, ticket.epoch, ticket.until)?;
+        let caller = Authn::of_session(app, &ticket.common.sub, ticket.common.epoch, ticket.until)?;
         Ok(Self { caller, ticket: Some(ticket) })
     }
 
@@ -99,7 +99,7 @@ impl Opening {
             retry_after: Duration::from_secs(5),
         })?;
         match &self.ticket {
-            Some(ticket) if !app.tickets.redeem(ticket, Timestamp::now().as_second()) => {
+            Some(ticket) if !app.tickets.redeem(&ticket.common, Timestamp::now().as_second()) => {
                 Err(ApiError::Unauthorized("The ticket was used before"))
             }
             _ => Ok((upgrade, seat)),

@@ -7,6 +7,7 @@ use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use kvmoor_crds::{SecretReference, User, UserRole, UserSpec, names};
 
+use super::fields::{Email, NewPassword, Username};
 use super::{find, secret, validate};
 use crate::app::App;
 use crate::auth::password::{Password, PasswordError};
@@ -32,11 +33,19 @@ pub struct NewUser {
 }
 
 impl NewUser {
-    /// Refuses what cannot be a user.
-    pub fn check(&self) -> Result<(), ApiError> {
-        validate::username(&self.username)?;
-        self.email.as_deref().map_or(Ok(()), validate::email)?;
-        self.password.check_new(&self.username).map_err(|message| ApiError::Invalid(message.to_owned()))
+    /// A user from what a body says, unless that cannot be one.
+    pub fn check(
+        Username(username): Username,
+        NewPassword(password): NewPassword,
+        email: Option<Email>,
+        role: UserRole,
+        approved: bool,
+    ) -> Result<Self, ApiError> {
+        let email = email.map(|Email(address)| address);
+        validate::username(&username)?;
+        email.as_deref().map_or(Ok(()), validate::email)?;
+        password.check_new(&username).map_err(|message| ApiError::Invalid(message.to_owned()))?;
+        Ok(Self { username, password, email, role, approved })
     }
 
     fn object(&self) -> User {

@@ -14,6 +14,7 @@ use crate::extract::Body;
 use crate::model::login_name;
 use crate::user::change::end_sessions;
 use crate::user::create::hash;
+use crate::user::fields::NewPassword;
 use crate::user::secret;
 
 /// A change of password.
@@ -23,8 +24,7 @@ pub struct ChangePassword {
     /// The password so far.
     pub current_password: Password,
     /// The new one, at least 8 characters.
-    #[schema(value_type = String, format = Password, min_length = 8, max_length = 256, example = "password")]
-    pub new_password: Password,
+    pub new_password: NewPassword,
 }
 
 /// Change one's own password
@@ -49,6 +49,7 @@ pub async fn change_password(
     peer: Peer,
     Body(ChangePassword { current_password, new_password }): Body<ChangePassword>,
 ) -> Result<Json<Session>, ApiError> {
+    let NewPassword(new_password) = new_password;
     let name = login_name(&caller.user);
     new_password.check_new(name).map_err(|message| ApiError::Invalid(message.to_owned()))?;
     if !verify(&app, Some(&caller.user), name, current_password, peer.source()).await? {

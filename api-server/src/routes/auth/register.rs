@@ -12,10 +12,10 @@ use utoipa::ToSchema;
 use super::Message;
 use crate::app::AppState;
 use crate::auth::extract::Peer;
-use crate::auth::password::Password;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::Body;
 use crate::user::create::{NewUser, create};
+use crate::user::fields::{Email, NewPassword, Username};
 
 /// Accounts that may wait for approval at the same time.
 const PENDING: usize = 1000;
@@ -25,19 +25,11 @@ const PENDING: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub struct Register {
     /// Name to log in with; unique without regard to case.
-    #[schema(
-        example = "newuser",
-        min_length = 1,
-        max_length = 64,
-        pattern = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
-    )]
-    pub username: String,
+    pub username: Username,
     /// Password, at least 8 characters.
-    #[schema(value_type = String, format = Password, min_length = 8, max_length = 256, example = "password")]
-    pub password: Password,
+    pub password: NewPassword,
     /// E-mail address.
-    #[schema(example = "user@example.com", format = Email, max_length = 254)]
-    pub email: Option<String>,
+    pub email: Option<Email>,
 }
 
 /// Ask for an account
@@ -60,8 +52,7 @@ pub async fn register(
     peer: Peer,
     Body(Register { username, password, email }): Body<Register>,
 ) -> Result<(StatusCode, Json<Message>), ApiError> {
-    let new = NewUser { username, password, email, role: UserRole::User, approved: false };
-    new.check()?;
+    let new = NewUser::check(username, password, email, UserRole::User, false)?;
     let retry_after = app.throttle.registration_wait(peer.source(), Instant::now());
     if !retry_after.is_zero() {
         return Err(ApiError::TooManyRequests { message: "Too many registrations from your address", retry_after });

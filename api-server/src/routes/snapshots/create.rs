@@ -11,6 +11,7 @@ use crate::auth::extract::OwnedVm;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::Body;
 use crate::model::Snapshot;
+use crate::openapi::OverQuota;
 use crate::snapshot::answer;
 use crate::snapshot::create::{NewSnapshot, create};
 use crate::vm::validate;
@@ -54,7 +55,7 @@ impl CreateSnapshot {
     request_body = CreateSnapshot,
     responses(
         (status = 201, description = "The snapshot; Ready, or soon", body = Snapshot),
-        (status = 403, description = "More than the quota; the message has the numbers", body = ErrorBody),
+        OverQuota,
         (status = 409, description = "The virtual machine has one of that name, or none can be taken of it; the message says why", body = ErrorBody),
     )
 )]

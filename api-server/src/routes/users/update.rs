@@ -10,12 +10,12 @@ use utoipa::ToSchema;
 use super::show;
 use crate::app::AppState;
 use crate::auth::extract::TargetUser;
-use crate::auth::password::Password;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::Body;
 use crate::model::{User, login_name};
 use crate::user::change::{change, end_sessions};
 use crate::user::create::hash;
+use crate::user::fields::{Email, NewPassword, Username};
 use crate::user::{find, secret, validate};
 
 /// What to change of a user. What is missing stays.
@@ -23,19 +23,11 @@ use crate::user::{find, secret, validate};
 #[serde(deny_unknown_fields)]
 pub struct UpdateUser {
     /// Another name to log in with.
-    #[schema(
-        example = "updateduser",
-        min_length = 1,
-        max_length = 64,
-        pattern = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
-    )]
-    pub username: Option<String>,
+    pub username: Option<Username>,
     /// Another e-mail address.
-    #[schema(example = "user@example.com", format = Email, max_length = 254)]
-    pub email: Option<String>,
+    pub email: Option<Email>,
     /// Another password; ends all sessions of the user.
-    #[schema(value_type = String, format = Password, min_length = 8, max_length = 256, required = false, example = "password")]
-    pub password: Option<Password>,
+    pub password: Option<NewPassword>,
 }
 
 /// Change a user's name, e-mail address or password
@@ -58,6 +50,9 @@ pub async fn update_user(
     target: TargetUser,
     Body(UpdateUser { username, email, password }): Body<UpdateUser>,
 ) -> Result<Json<User>, ApiError> {
+    let username = username.map(|Username(name)| name);
+    let email = email.map(|Email(address)| address);
+    let password = password.map(|NewPassword(password)| password);
     let name = username.as_deref().unwrap_or(login_name(&target.user));
     validate::username(name)?;
     email.as_deref().map_or(Ok(()), validate::email)?;

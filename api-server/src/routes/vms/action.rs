@@ -18,6 +18,7 @@ use crate::error::{ApiError, ErrorBody};
 use crate::extract::Body;
 use crate::model::{Deleted, Vm};
 use crate::number::some_whole;
+use crate::openapi::OverQuota;
 use crate::vm::action::PowerAction;
 use crate::vm::apply::power;
 use crate::vm::delete::delete;
@@ -151,7 +152,7 @@ impl ActionBody {
     request_body = ActionBody,
     responses(
         (status = 200, description = "The action is under way", body = ActionAnswer),
-        (status = 403, description = "More than the quota; the message has the numbers", body = ErrorBody),
+        OverQuota,
         (status = 409, description = "The virtual machine is in no state for it", body = ErrorBody),
     )
 )]

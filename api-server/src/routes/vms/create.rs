@@ -13,6 +13,7 @@ use crate::error::{ApiError, ErrorBody};
 use crate::extract::Body;
 use crate::model::Vm;
 use crate::number::{optional_whole, whole};
+use crate::openapi::OverQuota;
 use crate::vm::create::{NewVm, create};
 use crate::vm::validate;
 
@@ -98,7 +99,7 @@ impl CreateVm {
     request_body = CreateVm,
     responses(
         (status = 201, description = "The virtual machine, within quota and soon running", body = Vm),
-        (status = 403, description = "More than the quota; the message has the numbers", body = ErrorBody),
+        OverQuota,
         (status = 409, description = "The namespace is being deleted", body = ErrorBody),
     )
 )]
