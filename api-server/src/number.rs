@@ -18,6 +18,11 @@ pub fn optional_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     deserializer.deserialize_option(OptionalWhole)
 }
 
+/// Reads a whole number or null into a field that may be missing too, and tells null and missing apart.
+pub fn whole_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
+    optional_whole(deserializer).map(Some)
+}
+
 /// Reads a whole number into a field that may be missing, but not null.
 pub fn some_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     whole(deserializer).map(Some)
@@ -85,6 +90,8 @@ mod tests {
         number: i64,
         #[serde(default, deserialize_with = "optional_whole")]
         optional: Option<i64>,
+        #[serde(default, deserialize_with = "whole_or_null")]
+        change: Option<Option<i64>>,
     }
 
     fn number(text: &str) -> Result<i64, serde_json::Error> {
@@ -108,5 +115,13 @@ mod tests {
         assert_eq!(optional(r#"{"number": 1}"#), None);
         assert_eq!(optional(r#"{"number": 1, "optional": null}"#), None);
         assert_eq!(optional(r#"{"number": 1, "optional": 4.0}"#), Some(4));
+    }
+
+    #[test]
+    fn missing_is_not_null() {
+        let change = |text: &str| serde_json::from_str::<Body>(text).unwrap().change;
+        assert_eq!(change(r#"{"number": 1}"#), None);
+        assert_eq!(change(r#"{"number": 1, "change": null}"#), Some(None));
+        assert_eq!(change(r#"{"number": 1, "change": 4}"#), Some(Some(4)));
     }
 }

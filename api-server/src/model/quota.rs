@@ -1,6 +1,7 @@
 //! A quota and what is used of it, over REST.
 
-use kvmoor_crds::{Quota, VirtualMachine};
+use kvmoor_crds::conditions::{is_true, types};
+use kvmoor_crds::{Quota, VirtualMachine, VirtualMachineSnapshot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -26,6 +27,14 @@ pub struct Limits {
     /// Most memory, in MiB.
     #[schema(minimum = 0, example = 40960)]
     pub max_memory: u64,
+    /// Most snapshots; no limit where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, example = 50, nullable = false)]
+    pub max_snapshots: Option<i64>,
+    /// Most sizes of disks together, in MiB; no limit where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, example = 512000, nullable = false)]
+    pub max_disk: Option<u64>,
     /// Whether it is the one that holds for every user with none of their own.
     pub default: bool,
 }
@@ -39,6 +48,8 @@ impl Limits {
             max_vms: quota.spec.max_vms,
             max_cpu: quota.spec.max_cpu,
             max_memory: mib(&quota.spec.max_memory),
+            max_snapshots: quota.spec.max_snapshots,
+            max_disk: quota.spec.max_disk.as_ref().map(mib),
             default,
         })
     }
@@ -56,16 +67,31 @@ pub struct Usage {
     /// Memory, in MiB.
     #[schema(minimum = 0, example = 12288)]
     pub memory: u64,
+    /// Snapshots.
+    #[schema(minimum = 0, example = 2)]
+    pub snapshots: i64,
+    /// Sizes of all disks, in MiB.
+    #[schema(minimum = 0, example = 30720)]
+    pub disk: u64,
 }
 
 impl Usage {
-    /// The sum of what the quota is charged for. A virtual machine that was not admitted is charged nothing.
-    pub fn of<'a>(vms: impl Iterator<Item = &'a VirtualMachine>) -> Self {
+    /// The sum of what the quota is charged for. What was not admitted is charged nothing.
+    pub fn of<'a>(
+        vms: impl Iterator<Item = &'a VirtualMachine>,
+        snapshots: impl Iterator<Item = &'a VirtualMachineSnapshot>,
+    ) -> Self {
+        let is_admitted = |snapshot: &&VirtualMachineSnapshot| {
+            snapshot.status.as_ref().is_some_and(|status| is_true(&status.conditions, types::ADMITTED))
+        };
+        let snapshots = i64::try_from(snapshots.filter(is_admitted).count()).unwrap_or(i64::MAX);
         let admitted = vms.filter_map(|vm| vm.status.as_ref()?.admitted.as_ref());
-        admitted.fold(Self::default(), |sum, one| Self {
+        admitted.fold(Self { snapshots, ..Self::default() }, |sum, one| Self {
             vms: sum.vms + 1,
             cpu: sum.cpu.saturating_add(one.cpu.into()),
             memory: sum.memory.saturating_add(mib(&one.memory)),
+            disk: sum.disk.saturating_add(mib(&one.disk)),
+            ..sum
         })
     }
 }
@@ -99,6 +125,19 @@ mod tests {
             vm(json!({ "cpu": 1, "memory": "1000k", "disk": "10Gi" })),
             vm(json!(null)),
         ];
-        assert_eq!(Usage::of(vms.iter()), Usage { vms: 2, cpu: 3, memory: 2049 });
+        let snapshot = |status: &str| -> VirtualMachineSnapshot {
+            serde_json::from_value(json!({
+                "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachineSnapshot", "metadata": { "name": "x" },
+                "spec": { "vmName": "x" },
+                "status": { "conditions": [{
+                    "type": "Admitted", "status": status, "reason": "R", "message": "",
+                    "lastTransitionTime": "2024-12-23T10:00:00Z",
+                }] },
+            }))
+            .unwrap()
+        };
+        let snapshots = [snapshot("True"), snapshot("False")];
+        let expected = Usage { vms: 2, cpu: 3, memory: 2049, snapshots: 1, disk: 20480 };
+        assert_eq!(Usage::of(vms.iter(), snapshots.iter()), expected);
     }
 }

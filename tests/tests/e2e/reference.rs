@@ -201,9 +201,10 @@ pub async fn quota(shared: &Shared) -> Result<()> {
     let quota = wait::until("the default quota holds for all", SOON, || user.get("/api/quota"), seen).await?;
     ensure!(quota["quota"]["max_cpu"] == 40 && quota["quota"]["max_memory"] == 81920, "{quota}");
     ensure!(positive(&quota["quota"]["id"]) && positive(&quota["quota"]["user_id"]), "{quota}");
-    ensure!(quota["usage"] == json!({ "vms": 0, "cpu": 0, "memory": 0 }), "{quota}");
+    let none = json!({ "vms": 0, "cpu": 0, "memory": 0, "snapshots": 0, "disk": 0 });
+    ensure!(quota["usage"] == none && quota["quota"].get("max_disk").is_none(), "{quota}");
     let vm = user.post("/api/vms", json!({ "name": "counted", "cpu": 2, "memory": 64, "start": false })).await?;
-    let used = json!({ "vms": 1, "cpu": 2, "memory": 64 });
+    let used = json!({ "vms": 1, "cpu": 2, "memory": 64, "snapshots": 0, "disk": 10240 });
     wait::until("usage counts it", SOON, || user.get("/api/quota"), |quota| quota["usage"] == used).await?;
     let (code, _) =
         user.call(Method::PUT, "/api/quota", Some(json!({ "max_vms": 1, "max_cpu": 1, "max_memory": 1 }))).await?;

@@ -34,7 +34,9 @@ async fn show(app: &App, user: &User, user_id: i64, namespace: &str) -> Result<Q
             .and_then(|(quota, default)| Limits::new(quota, user_id, default))
     });
     let quota = numbered.await.ok_or(ApiError::unavailable("The quota has no number yet; try again in a moment"))?;
-    let vms = app.stores.vms()?.read();
-    let usage = user.tenant_namespace().map(|own| Usage::of(vms.in_namespace(own).map(|vm| &**vm)));
+    let (vms, snapshots) = (app.stores.vms()?.read(), app.stores.snapshots()?.read());
+    let usage = user.tenant_namespace().map(|own| {
+        Usage::of(vms.in_namespace(own).map(|vm| &**vm), snapshots.in_namespace(own).map(|snapshot| &**snapshot))
+    });
     Ok(QuotaUsage { quota, usage: usage.unwrap_or_default() })
 }
