@@ -1,6 +1,6 @@
 //! Free TCP ports of the loopback interface.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use anyhow::{Context as _, Result};
 
@@ -14,6 +14,12 @@ pub(crate) fn free<const N: usize>() -> Result<[u16; N]> {
         *port = listener.local_addr()?.port();
     }
     Ok(ports)
+}
+
+/// An address of the loopback interface that nothing listens on at this moment.
+pub(crate) fn loopback() -> Result<SocketAddr> {
+    let [port] = free::<1>()?;
+    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
 /// Whether nothing listens on `port`.

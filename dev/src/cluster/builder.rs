@@ -1,9 +1,6 @@
 //! Starting a cluster.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use futures::future::{join_all, try_join, try_join_all};
@@ -136,7 +133,7 @@ impl Builder {
         let (control_plane, kubectl) = plane;
         let listen = match self.listen {
             Some(listen) => listen,
-            None => SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free::<1>()?.into_iter().next().unwrap_or(0))),
+            None => ports::loopback()?,
         };
         let password = self.admin_password.clone().unwrap_or_else(|| random::word(16));
         let admin = Admin { username: "admin".into(), password };

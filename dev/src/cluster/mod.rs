@@ -34,6 +34,7 @@ use crate::{
     control_plane::{ControlPlane, client_of},
     instance::Instance,
     libvirt_host::LibvirtHost,
+    ports,
     process::Managed,
 };
 
@@ -151,6 +152,15 @@ impl Cluster {
     /// When the cluster was built without components, or there is no such host.
     pub fn node_controller(&self, host: usize) -> Result<&Managed> {
         self.components()?.node_controllers.get(host).with_context(|| format!("there is no host {host}"))
+    }
+
+    /// A further replica of the API server, not started yet, and its base URL; it ends when dropped.
+    ///
+    /// # Errors
+    /// When the cluster was built without components.
+    pub fn another_api_server(&self, name: &str) -> Result<(Managed, String)> {
+        let listen = ports::loopback()?;
+        Ok((self.components()?.another_api_server(name, listen)?, format!("http://{listen}")))
     }
 
     /// A further replica of the cluster controller, not started yet; it ends when dropped.

@@ -57,6 +57,6 @@ mod tests {
         }
         let of = |kind: &str| rbac.iter().filter(|document| document["kind"] == kind).count();
         assert_eq!((of("ServiceAccount"), of("ClusterRole"), of("Role")), (3, 4, 3));
-        assert_eq!(documents("policies").unwrap().len(), 4);
+        assert_eq!(documents("policies").unwrap().len(), 8);
     }
 }

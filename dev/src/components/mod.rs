@@ -43,6 +43,7 @@ pub(crate) struct Components {
     pub(crate) node_controllers: Vec<Managed>,
     pub(crate) credentials: Vec<Credentials>,
     /// For further replicas.
+    api_credentials: Credentials,
     cluster_credentials: Credentials,
     logs: PathBuf,
     recorder: Arc<Recorder>,
@@ -69,7 +70,7 @@ impl Components {
         let api_server = maker.managed(api_server.env("KVMOOR_LISTEN", listen.to_string()));
         let cluster = maker.credentials("controller-cluster", "kvmoor-controller-cluster", None).await?;
         let cluster_controller = maker.managed(cluster_spec(&instance.logs(), "controller-cluster", &cluster)?);
-        let mut credentials = vec![api, cluster.clone()];
+        let mut credentials = vec![api.clone(), cluster.clone()];
         let mut node_controllers = Vec::new();
         for (node, host) in nodes.into_iter().zip(hosts) {
             let name = format!("controller-{node}");
@@ -83,13 +84,29 @@ impl Components {
             credentials.push(own);
         }
         let (logs, recorder) = (instance.logs(), instance.recorder.clone());
-        let cluster_credentials = cluster;
-        Ok(Self { api_server, cluster_controller, node_controllers, credentials, cluster_credentials, logs, recorder })
+        let (api_credentials, cluster_credentials) = (api, cluster);
+        Ok(Self {
+            api_server,
+            cluster_controller,
+            node_controllers,
+            credentials,
+            api_credentials,
+            cluster_credentials,
+            logs,
+            recorder,
+        })
     }
 
     /// All processes, in the order in which they are started.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = &Managed> {
         [&self.cluster_controller].into_iter().chain(&self.node_controllers).chain([&self.api_server])
+    }
+
+    /// A further replica of the API server, not started yet.
+    pub(crate) fn another_api_server(&self, name: &str, listen: SocketAddr) -> Result<Managed> {
+        let name = format!("api-server-{name}");
+        let spec = spec(&self.logs, &name, programs::find("kvmoor-api-server")?, &self.api_credentials);
+        Ok(Managed::new(spec.env("KVMOOR_LISTEN", listen.to_string()), self.recorder.clone()))
     }
 
     /// A further replica of the cluster controller, not started yet.

@@ -6,49 +6,13 @@ use anyhow::{Context, Result, ensure};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kvmoor_crds::conditions::types;
-use kvmoor_crds::{Host, Image, Phase, Quota};
+use kvmoor_crds::{Host, Image, Phase};
 use kvmoor_tests::vm::{SOON, TestVm, blank, with};
 use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::shared::Shared;
-
-pub async fn over_quota(shared: &Shared) -> Result<()> {
-    let user = shared.user("greedy").await?;
-    let body = json!({ "name": "huge", "cpu": 21, "memory": 64 });
-    let (code, answer) = user.call(Method::POST, "/api/vms", Some(body)).await?;
-    ensure!(code == StatusCode::FORBIDDEN && answer["error"] == "Forbidden", "{code} {answer}");
-    let message = answer["message"].as_str().context("a message")?;
-    ensure!(message.contains("21") && message.contains("20"), "the numbers: {message}");
-    ensure!(user.get("/api/vms").await? == json!([]), "nothing is left of it");
-
-    let namespace = shared.namespace("over-quota").await?;
-    let quotas: Api<Quota> = Api::namespaced(shared.cluster.client().await?, &namespace);
-    let quota = json!({
-        "apiVersion": "kvmoor.dev/v1alpha1", "kind": "Quota", "metadata": { "name": "default" },
-        "spec": { "maxVms": 1, "maxCpu": 1, "maxMemory": "64Mi" },
-    });
-    quotas.create(&PostParams::default(), &serde_json::from_value(quota)?).await?;
-    let first = TestVm::create(&shared.cluster, &namespace, "first", blank()).await?;
-    first.until_phase(Phase::Running).await?;
-    let second = TestVm::create(&shared.cluster, &namespace, "second", blank()).await?;
-    let message = second.until_condition(types::ADMITTED, "False", "QuotaExceeded").await?;
-    ensure!(message.contains('1') && message.contains("allowed"), "the numbers: {message}");
-    let phase = second.get().await?.status.and_then(|status| status.phase);
-    ensure!(phase == Some(Phase::Pending), "Pending, not {phase:?}");
-    ensure!(second.domains().await?.is_empty() && second.volumes().await?.is_empty(), "nothing in libvirt");
-    // Growing by a resize is no way around it.
-    first.patch(json!({ "cpu": 2 })).await?;
-    first.until_condition(types::ADMITTED, "False", "QuotaExceeded").await?;
-    first.patch(json!({ "cpu": 1 })).await?;
-    first.until_condition(types::ADMITTED, "True", "WithinQuota").await?;
-    // When there is room it starts by itself.
-    first.remove().await?;
-    second.until_phase(Phase::Running).await?;
-    second.remove().await?;
-    shared.drop_namespace(&namespace).await
-}
 
 pub async fn names_that_bite(shared: &Shared) -> Result<()> {
     let user = shared.user("poet").await?;

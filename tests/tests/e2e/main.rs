@@ -11,6 +11,7 @@ mod crash;
 mod feed;
 mod lifecycle;
 mod outages;
+mod quota;
 mod reference;
 mod shared;
 mod snapshots;
@@ -49,7 +50,12 @@ fn main() -> anyhow::Result<()> {
         conformance::the_document_has_every_request,
         conformance::the_document_has_the_interfaces,
         authorization::every_operation_by_everybody,
-        bad_input::over_quota,
+        quota::over_rest,
+        quota::limits_of_snapshots_and_disks,
+        quota::kubectl_is_refused_at_once,
+        quota::the_cluster_controller_has_the_last_word,
+        quota::a_lowered_quota_stops_nothing,
+        quota::two_hundred_at_once_over_three_replicas,
         bad_input::names_that_bite,
         bad_input::no_host_fits,
         bad_input::no_image,

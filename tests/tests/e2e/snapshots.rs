@@ -231,10 +231,18 @@ pub async fn quota(shared: &Shared) -> Result<()> {
     ensure!(answer["message"] == "quota exceeded: snapshots 1 used + 1 requested > 1 allowed", "{answer}");
     ensure!(shared.admin.get(&path).await? == json!([first]), "what is refused is not listed");
 
-    // By kubectl it waits, and is taken when there is room.
-    let waiting = TestSnapshot::create(shared, &namespace, "waiting", "machine").await?;
-    waiting.until_condition("Admitted", "QuotaExceeded").await?;
+    // Who writes the object is refused at once, or else it waits, and is taken when there is room.
+    let refused = TestSnapshot::create(shared, &namespace, "refused", "machine").await.err().context("refused")?;
+    ensure!(format!("{refused:#}").contains("snapshots 1 used + 1 requested > 1 allowed"), "{refused:#}");
+    let controller = shared.cluster.cluster_controller()?;
     let room = Patch::Merge(json!({ "spec": { "maxSnapshots": 2 } }));
+    quotas.patch(names::QUOTA_NAME, &PatchParams::default(), &room).await?;
+    controller.stop(SOON).await;
+    let waiting = TestSnapshot::create(shared, &namespace, "waiting", "machine").await?;
+    let less = Patch::Merge(json!({ "spec": { "maxSnapshots": 1 } }));
+    quotas.patch(names::QUOTA_NAME, &PatchParams::default(), &less).await?;
+    controller.start()?;
+    waiting.until_condition("Admitted", "QuotaExceeded").await?;
     quotas.patch(names::QUOTA_NAME, &PatchParams::default(), &room).await?;
     waiting.until_phase(SnapshotPhase::Ready).await?;
     vm.remove().await?;
