@@ -33,6 +33,7 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(auth::me::me))
         .routes(routes!(auth::logout::logout))
         .routes(routes!(auth::password::change_password))
+        .routes(routes!(auth::ssh_keys::get_ssh_keys, auth::ssh_keys::set_ssh_keys))
         .routes(routes!(auth::feed_ticket::create_feed_ticket))
         .routes(routes!(vms::list::list_vms, vms::create::create_vm))
         .routes(routes!(vms::get::get_vm, vms::delete::delete_vm))

@@ -3,6 +3,7 @@
 mod args;
 mod cluster;
 mod fault;
+mod https;
 mod node;
 mod telemetry;
 

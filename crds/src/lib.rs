@@ -2,7 +2,8 @@
 //!
 //! One file a kind. Beside the types stand what every writer and reader of them must agree on: the names that
 //! derive from an object ([`names`]), the conditions ([`conditions`]), the reading of quantities ([`quantity`]),
-//! and what the API server and the node controllers say to each other ([`agent`]).
+//! what the API server and the node controllers say to each other ([`agent`]), and what the cluster controller hands to
+//! them ([`guest_data`]).
 //! The binary `crdgen` writes the CustomResourceDefinitions from these types; a test compares what is checked in.
 
 // The repetitions are those of `printcolumn(type_ = …)`, which clippy takes for one attribute.
@@ -11,9 +12,11 @@
 pub mod agent;
 pub mod client;
 pub mod conditions;
+pub mod guest_data;
 mod host;
 mod image;
 pub mod names;
+pub mod pinned;
 pub mod quantity;
 mod quota;
 mod restore;
@@ -30,8 +33,8 @@ pub use snapshot::{SnapshotPhase, VirtualMachineSnapshot, VirtualMachineSnapshot
 pub use user::{SecretReference, User, UserRole, UserSpec, UserStatus};
 pub use virtual_machine::{
     Address, AddressType, AdmittedResources, CloudInit, ExtraDisk, Firmware, Network, NetworkType, Phase,
-    PhaseTransition, PowerState, Requests, ResourcesInForce, RestartPolicy, RootDisk, VirtualMachine,
-    VirtualMachineSpec, VirtualMachineStatus,
+    PhaseTransition, PowerState, Requests, ResourcesInForce, RestartPolicy, RootDisk, SecretKeyReference,
+    VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -49,6 +49,17 @@ pub fn user_namespace(user_object: &str) -> String {
     format!("kvmoor-user-{user_object}")
 }
 
+/// The User object's name that a namespace's name would come from; whether the namespace is that user's is for its
+/// label to say.
+pub fn user_of_namespace(namespace: &str) -> Option<&str> {
+    namespace.strip_prefix("kvmoor-user-")
+}
+
+/// The Secret with the user data that was given to a virtual machine over REST, from the VirtualMachine object's name.
+pub fn guest_data_secret(vm_object: &str) -> String {
+    format!("{vm_object}-guest-data")
+}
+
 /// The Secret with a user's password hash, from the User object's name.
 pub fn password_secret(user_object: &str) -> String {
     format!("kvmoor-password-{user_object}")
@@ -134,6 +145,7 @@ mod tests {
             let object = user_object(name);
             assert!(is_dns_label(&object), "{object}");
             assert!(user_namespace(&object).len() <= 63, "{object}");
+            assert_eq!(user_of_namespace(&user_namespace(&object)), Some(object.as_str()));
         }
         assert_ne!(user_object("u-1"), "u-1", "hashed names must not be forgeable");
     }

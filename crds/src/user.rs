@@ -54,6 +54,10 @@ pub struct UserSpec {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub session_epoch: i64,
+    /// Public keys that may log in to each of the user's virtual machines made from now on, in the format of OpenSSH's authorized_keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 8192)))]
+    pub ssh_authorized_keys: Vec<String>,
 }
 
 /// What a user may do.

@@ -87,7 +87,7 @@ pub struct VirtualMachineSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub networks: Vec<Network>,
 
-    /// What the guest's cloud-init reads at first boot (NoCloud seed).
+    /// What the guest's cloud-init reads (NoCloud seed). A change is in the seed from the next start on; most of it is heeded only at a first boot, which requests.reprovision asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_init: Option<CloudInit>,
 
@@ -175,7 +175,7 @@ pub enum NetworkType {
     Nat,
 }
 
-/// What cloud-init in the guest reads at first boot.
+/// What cloud-init in the guest reads.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudInit {
@@ -183,6 +183,27 @@ pub struct CloudInit {
     #[serde(default)]
     #[schemars(length(max = 64), inner(length(min = 1, max = 8192)))]
     pub ssh_authorized_keys: Vec<String>,
+
+    /// The Secret with the user data. The guest starts when it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data_secret_ref: Option<SecretKeyReference>,
+
+    /// The Secret with the network configuration, in a format of cloud-init's. Without it every interface asks for an address by DHCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_data_secret_ref: Option<SecretKeyReference>,
+}
+
+/// A key of a Secret in the virtual machine's namespace.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyReference {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Key of the Secret. Where it is missing: user-data for user data, network-config for a network configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    pub key: Option<String>,
 }
 
 /// Firmware of a guest.
@@ -222,7 +243,7 @@ pub enum RestartPolicy {
 /// Counters of things to do once.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[x_kube(
-    validation = Rule::new("self.restart >= oldSelf.restart && self.reset >= oldSelf.reset && self.powerOff >= oldSelf.powerOff")
+    validation = Rule::new("self.restart >= oldSelf.restart && self.reset >= oldSelf.reset && self.powerOff >= oldSelf.powerOff && self.reprovision >= oldSelf.reprovision")
         .message("a counter of requests can only be raised")
 )]
 #[serde(rename_all = "camelCase")]
@@ -239,6 +260,10 @@ pub struct Requests {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub power_off: i64,
+    /// Reprovision: at its next start the guest gets a new instance id, so cloud-init does all again that it does at a first boot, with the user data of then.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub reprovision: i64,
 }
 
 /// What is, as the controllers know it.

@@ -58,6 +58,7 @@ impl NewUser {
             approved: self.approved,
             password_secret_ref: Some(SecretReference { name: names::password_secret(&name) }),
             session_epoch: 0,
+            ssh_authorized_keys: Vec::new(),
         };
         User::new(&name, spec)
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
-use kvmoor_crds::{CloudInit, PowerState, RootDisk, VirtualMachine, VirtualMachineSpec, names, quantity};
+use kvmoor_crds::{PowerState, RootDisk, VirtualMachine, VirtualMachineSpec, names, quantity};
 use serde_json::json;
 
+use super::guest_data::{self, GuestData};
 use super::name;
 use super::verdict::{Verdict, refusal};
 use crate::app::App;
@@ -37,6 +38,8 @@ pub struct NewVm {
     pub disk: Option<u64>,
     /// Public keys for the guest's account.
     pub ssh_authorized_keys: Vec<String>,
+    /// What cloud-init is to be told beyond that.
+    pub guest_data: GuestData,
     /// Whether to start it.
     pub start: bool,
 }
@@ -51,12 +54,13 @@ impl NewVm {
             display_name: Some(self.name.clone()),
             os_type: self.os_type.clone(),
             disk: self.disk.map(|mib| RootDisk { size: Some(quantity::from_mib(mib)) }),
-            cloud_init: (!self.ssh_authorized_keys.is_empty())
-                .then(|| CloudInit { ssh_authorized_keys: self.ssh_authorized_keys.clone() }),
             power_state: if self.start { PowerState::Running } else { PowerState::Stopped },
             ..defaults
         };
-        Ok(VirtualMachine::new(&name::generate(&self.name), spec))
+        let mut object = VirtualMachine::new(&name::generate(&self.name), spec);
+        let cloud_init = guest_data::cloud_init(&object.name_any(), &self.guest_data, &self.ssh_authorized_keys);
+        object.spec.cloud_init = cloud_init;
+        Ok(object)
     }
 }
 
@@ -66,6 +70,11 @@ pub async fn create(app: &App, namespace: &str, new: &NewVm) -> Result<Arc<Virtu
     let api: Api<VirtualMachine> = Api::namespaced(app.client.clone(), namespace);
     let created = post(app, &api, new).await?;
     let uid = created.uid().unwrap_or_default();
+    // At once, so that it is there when the host asks for it.
+    if let Err(error) = guest_data::store(app, &created, &new.guest_data).await {
+        take_back(&api, &created.name_any(), Some(uid)).await;
+        return Err(error);
+    }
     let generation = created.metadata.generation.unwrap_or_default();
     let outcome = app
         .stores
@@ -150,6 +159,7 @@ mod tests {
             os_type: Some("ubuntu-desktop".into()),
             disk: None,
             ssh_authorized_keys: vec![],
+            guest_data: GuestData::default(),
             start: true,
         };
         let object = new.object().unwrap();
@@ -158,7 +168,14 @@ mod tests {
         assert_eq!(spec.get("displayName"), Some(&json!("My VM")));
         assert_eq!(spec.get("memory"), Some(&json!("2Gi")));
         assert_eq!(spec.get("powerState"), Some(&json!("Running")));
+        assert_eq!(spec.get("cloudInit"), None);
         assert_eq!(spec.get("networks"), Some(&json!([{ "name": "default", "type": "Nat" }])));
+        let told = GuestData { user_data: Some("#!/bin/sh".into()), network_config: None };
+        let told = NewVm { guest_data: told, ..new.clone() }.object().unwrap();
+        let spec = serde_json::to_string(&told.spec).unwrap();
+        assert!(!spec.contains("/bin/sh"), "user data is in no custom resource: {spec}");
+        let reference = told.spec.cloud_init.clone().unwrap().user_data_secret_ref.unwrap();
+        assert_eq!(reference.name, names::guest_data_secret(&told.name_any()));
         let off = NewVm { start: false, ..new }.object().unwrap();
         assert_eq!(off.spec.power_state, PowerState::Stopped);
     }

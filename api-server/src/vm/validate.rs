@@ -1,6 +1,8 @@
 //! What a virtual machine may be asked to be. The schema of the Kubernetes API refuses the same; here the sentences are
 //! the REST API's own, and nothing is written.
 
+use kvmoor_crds::guest_data::{LARGEST_NETWORK_DATA, LARGEST_USER_DATA};
+
 use crate::error::ApiError;
 
 /// Most virtual CPUs.
@@ -90,6 +92,23 @@ pub fn ssh_keys(keys: &[String]) -> Result<(), ApiError> {
         return invalid("Each of ssh_authorized_keys must be one line of at most 8192 characters");
     }
     Ok(())
+}
+
+/// What cloud-init is told.
+pub fn user_data(text: String) -> Result<String, ApiError> {
+    at_most(text, "user_data", LARGEST_USER_DATA)
+}
+
+/// A network configuration.
+pub fn network_config(text: String) -> Result<String, ApiError> {
+    at_most(text, "network_config", LARGEST_NETWORK_DATA)
+}
+
+fn at_most(text: String, field: &str, largest: usize) -> Result<String, ApiError> {
+    if text.len() > largest {
+        return invalid(format!("{field} has {} bytes and may have at most {largest} bytes", text.len()));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

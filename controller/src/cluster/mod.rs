@@ -10,10 +10,13 @@
 //! | [`snapshots`] | ids, admission, hosts and finalizers of snapshots and restores | VirtualMachineSnapshot, VirtualMachineRestore |
 //! | [`tenants`] | ids, namespaces and rights of users, the first admin | User, Namespace, RoleBinding, Secret |
 //!
+//! Beside them every replica serves [`guest_data`] to the hosts: what a guest is told from Secrets.
+//!
 //! Decisions are pure functions over what a loop has seen and what it has written (its own answers count as seen, so it
 //! never decides on less than it did). Ids may be lost in a crash but are never given twice: see [`ids`].
 
 mod backoff;
+mod guest_data;
 mod ids;
 mod leader;
 mod mirror;
@@ -24,6 +27,7 @@ mod tenants;
 mod vms;
 mod writer;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +57,14 @@ pub struct Args {
     /// How many virtual CPUs a host takes for each CPU of its capacity. Memory is never overcommitted.
     #[arg(long, env = "KVMOOR_CPU_OVERCOMMIT", default_value_t = 10.0, value_parser = overcommit)]
     cpu_overcommit: f64,
+    /// Where the node controllers are served what their guests are told, over HTTPS. Port 0 is any that is free.
+    #[arg(long, env = "KVMOOR_GUEST_DATA_LISTEN", default_value_t = guest_data::DEFAULT_LISTEN)]
+    guest_data_listen: SocketAddr,
+    /// Where the node controllers reach this very process: in a pod its own address (status.podIP), not that of a
+    /// Service, because the certificate is this process' own. It is told in the Lease. Without it, the address of
+    /// `--guest-data-listen` if it is a certain one, else the one that the network routes from.
+    #[arg(long, env = "KVMOOR_GUEST_DATA_ADDRESS")]
+    guest_data_address: Option<String>,
 }
 
 fn overcommit(text: &str) -> Result<f64, String> {
@@ -70,8 +82,15 @@ pub async fn run(
     system_namespace: String,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Args { identity, lease_duration_seconds, cpu_overcommit } = args;
+    let Args { identity, lease_duration_seconds, cpu_overcommit, guest_data_listen, guest_data_address } = args;
+    let serving = CancellationToken::new();
+    let _ends_with_this = serving.clone().drop_guard();
+    let (annotations, serve) =
+        guest_data::start(guest_data_listen, guest_data_address, client.clone(), &system_namespace, serving.clone())
+            .await?;
+    tokio::spawn(serving.run_until_cancelled_owned(serve));
     let settings = Settings {
+        annotations,
         identity: identity.unwrap_or_else(made_up_identity),
         namespace: system_namespace.clone(),
         duration: Duration::from_secs(lease_duration_seconds.into()),

@@ -1,11 +1,13 @@
 //! The command line of `kvmoor-controller node`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kvmoor_crds::agent;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), agent::PORT);
+const DEFAULT_TOKEN_FILE: &str = "/var/run/secrets/kvmoor.dev/guest-data/token";
 
 /// Runs the virtual machines that are bound to one host.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,6 +48,12 @@ pub struct Args {
     /// if it is a certain one, else the Node's internal address.
     #[arg(long, env = "KVMOOR_AGENT_ADDRESS")]
     pub agent_address: Option<String>,
+
+    /// File with the token that this host proves itself with to the cluster controller, to be given what its guests are
+    /// told. In a pod a projected serviceAccountToken with the audience kvmoor-cluster; a token that was not issued for
+    /// this node is refused.
+    #[arg(long, env = "KVMOOR_GUEST_DATA_TOKEN_FILE", default_value = DEFAULT_TOKEN_FILE)]
+    pub guest_data_token_file: PathBuf,
 
     /// Virtual machines worked on at once.
     #[arg(long, env = "KVMOOR_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::backoff::Backoff;
 use super::execute::Failure;
+use super::guest_data::Source;
 use super::publish::Written;
 use super::queue::Queue;
 use super::tell::AllTold;
@@ -46,6 +47,8 @@ pub struct Context<H> {
     pub operation_failures: Backoff<Failure>,
     /// Told when a snapshot or a virtual machine came, went or changed.
     pub snapshots_changed: Arc<Notify>,
+    /// What guests are to be told.
+    pub guest_data: Source,
 }
 
 impl<H> Context<H> {

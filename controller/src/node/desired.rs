@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kvmoor_crds::guest_data::GuestData;
 use kvmoor_crds::{
     Firmware, ImageFormat, ImageSpec, PowerState, Requests, RestartPolicy, VirtualMachine, conditions, names, quantity,
 };
 
 use super::domain_xml::{Disk, DiskFormat, DomainConfig};
 use super::hypervisor::HostFacts;
-use super::seed::Seed;
+use super::seed::{self, Seed};
 
 /// Size of a root disk where nobody said one.
 const DEFAULT_ROOT_BYTES: u64 = 10 << 30;
@@ -208,7 +209,7 @@ pub fn parse(
             capacity: bytes("spec.disks[].size", &disk.size)?,
         })
     });
-    let keys = spec.cloud_init.as_ref().map(|cloud_init| cloud_init.ssh_authorized_keys.clone());
+    let cloud_init = spec.cloud_init.clone().unwrap_or_default();
     Ok(Ok(Desired::Present(Box::new(Machine {
         power: spec.power_state,
         restart_policy: spec.restart_policy,
@@ -222,9 +223,12 @@ pub fn parse(
         disks: disks.collect::<Result<_, _>>()?,
         seed: Seed {
             volume: names::seed_volume(uid),
-            instance_id: uid.to_owned(),
+            instance_id: seed::instance_id(uid, spec.requests.reprovision),
             host_name: identity.name.clone(),
-            ssh_authorized_keys: keys.unwrap_or_default(),
+            ssh_authorized_keys: cloud_init.ssh_authorized_keys,
+            user_data_from: cloud_init.user_data_secret_ref,
+            network_data_from: cloud_init.network_data_secret_ref,
+            told: GuestData::default(),
         },
         identity,
     }))))

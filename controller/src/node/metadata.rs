@@ -50,6 +50,10 @@ pub struct Metadata {
     pub reset: i64,
     /// The power-off request taken up last.
     pub power_off: i64,
+    /// Fingerprint of the seed that was written last; none in a domain of before there were any.
+    pub seed: Option<String>,
+    /// The reprovision request that this seed is of.
+    pub reprovision: i64,
     /// Since when the domain is being brought down. 0 means that its time is over, so that it is turned off at once.
     pub stopping: Option<i64>,
     /// The host's boot in which the domain was started. It says that what is off now has run, not that it runs.
@@ -100,6 +104,8 @@ impl Metadata {
             restart,
             reset,
             power_off,
+            seed,
+            reprovision,
             stopping,
             started,
             started_at,
@@ -119,6 +125,8 @@ impl Metadata {
             .attr("powerOff", power_off);
         let optional = [
             ("image", image.clone()),
+            ("seed", seed.clone()),
+            ("reprovision", (*reprovision > 0).then(|| reprovision.to_string())),
             ("stopping", stopping.map(|time| time.to_string())),
             ("started", started.clone()),
             ("startedAt", started_at.map(|time| time.to_string())),
@@ -164,6 +172,8 @@ impl Metadata {
             restart: number("restart").unwrap_or_default(),
             reset: number("reset").unwrap_or_default(),
             power_off: number("powerOff").unwrap_or_default(),
+            seed: text("seed"),
+            reprovision: number("reprovision").unwrap_or_default(),
             stopping: number("stopping"),
             started: text("started"),
             started_at: number("startedAt"),
@@ -195,6 +205,8 @@ mod tests {
             restart: 3,
             reset: 2,
             power_off: 1,
+            seed: Some("5eed".into()),
+            reprovision: 5,
             stopping: Some(0),
             started: Some("boot".into()),
             started_at: Some(17),

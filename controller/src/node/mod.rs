@@ -34,6 +34,7 @@ mod context;
 mod desired;
 mod domain_xml;
 mod execute;
+mod guest_data;
 mod host;
 mod hypervisor;
 mod lease;
@@ -97,6 +98,7 @@ pub async fn run(
     let (endpoint, serve) =
         agent::start(&args, client.clone(), &system_namespace, Arc::clone(&hypervisor), background.clone()).await?;
     spawn(Box::pin(serve));
+    let guest_data = guest_data::Source::new(client.clone(), &system_namespace, args.guest_data_token_file.clone());
     spawn(Box::pin(lease::renew(client.clone(), system_namespace, args.node_name.clone())));
 
     let images = images(&client, &spawn).await?;
@@ -132,6 +134,7 @@ pub async fn run(
         told: Default::default(),
         operation_failures: Default::default(),
         snapshots_changed,
+        guest_data,
     });
     spawn(Box::pin(orphans::release(Arc::clone(&ctx), machines.clone())));
     spawn(Box::pin(sweep_regularly(Arc::clone(&ctx), machines.clone())));

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kvmoor_crds::names;
 
 use super::desired::Desired;
+use super::guest_data::Told;
 use super::hypervisor::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts};
 
 /// What is, as far as it could be found out.
@@ -32,6 +33,8 @@ pub struct Facts {
     /// When this process last pressed the domain's power button. Not remembered beyond the process: after a restart it
     /// is pressed again, which is what a press that may not have happened needs.
     pub pressed_at: Option<Timestamp>,
+    /// What the guest is to be told beyond its spec. Asked only when a seed is to be written.
+    pub told: Told,
 }
 
 /// Finds out what is.
@@ -50,7 +53,7 @@ async fn facts(
     let uid = desired.identity().uid.as_str();
     let host = hypervisor.host().await?;
     let domain = hypervisor.domain(uid).await?;
-    let mut facts = Facts { host, domain, image: None, volumes: Vec::new(), pressed_at };
+    let mut facts = Facts { host, domain, image: None, volumes: Vec::new(), pressed_at, told: Told::NotAsked };
     match desired {
         Desired::Absent { .. } => {
             let listed = hypervisor.volumes(&names::volume_prefix(uid)).await?;

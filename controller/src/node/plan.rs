@@ -25,6 +25,7 @@ use kvmoor_crds::{PowerState, RestartPolicy};
 
 use super::desired::{Desired, Machine};
 use super::domain_xml::{self, DiskFormat, DomainConfig};
+use super::guest_data::Told;
 use super::hypervisor::{Domain, DomainFacts, OffCause, Power};
 use super::metadata::{Halt, Metadata};
 use super::observe::{Facts, Observed};
@@ -182,6 +183,10 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
         Ok(config) => config,
         Err(why) => return Plan::blocked("VirtualizationUnusable", why),
     };
+    let seed = match full_seed(machine, facts) {
+        Ok(seed) => seed,
+        Err(blocked) => return Plan { blocked: Some(blocked), ..Plan::default() },
+    };
     let (backing, virtual_size) = match (&machine.root.image, &facts.image) {
         (None, _) => (None, 0),
         (Some(image), Some(found)) => {
@@ -210,21 +215,53 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
         restart: machine.requests.restart,
         reset: machine.requests.reset,
         power_off: machine.requests.power_off,
+        seed: Some(seed.fingerprint()),
+        reprovision: machine.requests.reprovision,
         ..Metadata::default()
     };
     let volume = |name: &str, capacity, backing| {
         Step::EnsureVolume(Volume { name: name.to_owned(), capacity, format: DiskFormat::Qcow2, backing })
     };
-    let mut steps = vec![
-        Step::WriteSeed(machine.seed.clone()),
-        volume(&machine.root.volume, machine.root.capacity.max(virtual_size), backing),
-    ];
+    let mut steps =
+        vec![Step::WriteSeed(seed), volume(&machine.root.volume, machine.root.capacity.max(virtual_size), backing)];
     steps.extend(machine.disks.iter().map(|extra| volume(&extra.volume, extra.capacity, None)));
     steps.push(Step::Define(Box::new(config), Box::new(metadata.clone())));
     if machine.power != PowerState::Stopped {
         steps.extend(start(machine, facts, &mut metadata, now));
     }
     Plan { steps, ..Plan::default() }
+}
+
+/// Whether a seed is to be written before the next thing: for a new domain, and before the start of one whose spec says
+/// something else than its seed. A running guest's seed is left alone.
+pub fn seed_due(machine: &Machine, domain: &DomainFacts) -> bool {
+    match domain {
+        DomainFacts::Missing => true,
+        DomainFacts::Foreign(_) => false,
+        DomainFacts::Ours(domain) => {
+            !domain.power.is_active() && machine.power != PowerState::Stopped && seed_differs(machine, &domain.metadata)
+        }
+    }
+}
+
+fn seed_differs(machine: &Machine, metadata: &Metadata) -> bool {
+    metadata.seed.as_deref() != Some(machine.seed.fingerprint().as_str())
+}
+
+/// The seed with what the cluster controller told.
+fn full_seed(machine: &Machine, facts: &Facts) -> Result<Seed, Blocked> {
+    match &facts.told {
+        Told::Data(data) => Ok(Seed { told: data.clone(), ..machine.seed.clone() }),
+        Told::Lack(lack) => Err(Blocked { reason: lack.kind.reason(), message: lack.message.clone() }),
+        Told::Silent(why) => Err(Blocked {
+            reason: "GuestDataUnavailable",
+            message: format!("What the guest is to be told cannot be asked: {why}; it is tried again"),
+        }),
+        Told::NotAsked => Err(Blocked {
+            reason: "GuestDataUnavailable",
+            message: "What the guest is to be told was not asked; it is tried again".to_owned(),
+        }),
+    }
 }
 
 /// Starts, and then says so in the metadata. The other order would make a start that never happened look like a guest
@@ -393,10 +430,27 @@ impl<'a> Draft<'a> {
                 self.plan.blocked = Some(Blocked { reason: "VirtualizationUnusable", message: why });
             }
             (Some(_), Ok(())) => {
+                if let Err(blocked) = self.renew_seed() {
+                    self.plan.blocked = Some(blocked);
+                    return;
+                }
                 let steps = start(self.machine, self.facts, &mut self.metadata, self.now);
                 self.plan.steps.extend(steps);
             }
         }
+    }
+
+    /// Writes the seed that the spec asks for, then says so in the metadata: done twice it is done once.
+    fn renew_seed(&mut self) -> Result<(), Blocked> {
+        if !seed_differs(self.machine, &self.metadata) {
+            return Ok(());
+        }
+        let seed = full_seed(self.machine, self.facts)?;
+        self.metadata.seed = Some(seed.fingerprint());
+        self.metadata.reprovision = self.machine.requests.reprovision;
+        self.push(Step::WriteSeed(seed));
+        self.commit();
+        Ok(())
     }
 
     fn take_note_of_halt(&mut self) {

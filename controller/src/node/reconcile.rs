@@ -17,7 +17,7 @@ use super::desired::{self, Desired, Identity};
 use super::execute::{Failure, Outcome, execute};
 use super::hypervisor::{DomainFacts, Hypervisor};
 use super::observe::{Observed, observe};
-use super::plan::{Plan, Step, plan};
+use super::plan::{Plan, Step, plan, seed_due};
 use super::publish::{Base, PublishError, publish};
 use super::{report, status};
 
@@ -106,7 +106,7 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
     let mut halted = false;
     for _ in 0..ROUNDS {
         let now = Timestamp::now();
-        let observed = settled_observation(ctx, desired, uid).await;
+        let observed = full_observation(ctx, desired, uid).await;
         let decided = plan(desired, &observed, now);
         if matches!(observed, Observed::Unreachable(_)) {
             return Settled { observed, failure: None, requeue_after: UNREACHABLE, halted };
@@ -145,6 +145,17 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
     // Every round found the domain changed by somebody else. Look again when it has calmed down.
     let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
     Settled { observed, failure: None, requeue_after: Duration::from_secs(1), halted }
+}
+
+/// What is, with what the guest is to be told where a seed is to be written.
+async fn full_observation<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, uid: &str) -> Observed {
+    let mut observed = settled_observation(ctx, desired, uid).await;
+    if let (Desired::Present(machine), Observed::Complete(facts)) = (desired, &mut observed)
+        && seed_due(machine, &facts.domain)
+    {
+        facts.told = ctx.guest_data.of(&machine.identity).await;
+    }
+    observed
 }
 
 /// What is, but not in the middle of a restore: one that was begun may still be under way in libvirt, begun by a process

@@ -56,8 +56,12 @@ pub fn of(
         status.resources = Some(resources(machine, &facts.domain));
         if let DomainFacts::Ours(domain) = &facts.domain {
             let metadata = &domain.metadata;
-            status.requests =
-                Some(Requests { restart: metadata.restart, reset: metadata.reset, power_off: metadata.power_off });
+            status.requests = Some(Requests {
+                restart: metadata.restart,
+                reset: metadata.reset,
+                power_off: metadata.power_off,
+                reprovision: metadata.reprovision,
+            });
             if domain.power.is_active() {
                 status.addresses = addresses(machine, domain);
                 let started_at = metadata.started_at.and_then(|millis| Timestamp::from_millisecond(millis).ok());
@@ -225,7 +229,7 @@ fn not_defined(failure: Option<&Failure>) -> Report {
     };
     let finding = |type_| Finding::new(type_, false, failure.reason, failure.message.as_str());
     let mut findings = vec![finding(types::SYNCHRONIZED), finding(types::READY)];
-    if matches!(failure.step, "WriteSeed" | "EnsureVolume" | "ImageMissing") {
+    if matches!(failure.step, "WriteSeed" | "EnsureVolume" | "ImageMissing" | "UserDataMissing" | "UserDataTooLarge") {
         findings.push(finding(types::PROVISIONED));
     }
     Report { phase: Phase::Error, message: failure.message.clone(), findings }
@@ -323,7 +327,9 @@ fn provisioned(machine: &Machine, domain: &Domain) -> Finding {
 }
 
 fn restart_required(machine: &Machine, domain: &Domain) -> Finding {
-    let fields = [("cpu", domain.cpu != machine.cpu), ("memory", domain.memory_mib != machine.memory_mib)];
+    let seed = domain.metadata.seed.as_ref().is_some_and(|seed| *seed != machine.seed.fingerprint());
+    let fields =
+        [("cpu", domain.cpu != machine.cpu), ("memory", domain.memory_mib != machine.memory_mib), ("cloudInit", seed)];
     let differing: Vec<&str> = fields.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
     if !domain.power.is_active() || differing.is_empty() {
         return Finding::new(types::RESTART_REQUIRED, false, "UpToDate", "");

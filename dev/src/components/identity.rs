@@ -8,6 +8,7 @@ use k8s_openapi::api::{
     core::v1::{Node, ServiceAccount},
 };
 use kube::{Api, Client, api::PostParams};
+use kvmoor_crds::guest_data;
 
 use super::SYSTEM_NAMESPACE;
 use crate::{
@@ -29,6 +30,8 @@ pub(crate) struct Credentials {
     node: Option<String>,
     kubeconfig: PathBuf,
     token: PathBuf,
+    /// Of a node's: the token for the cluster controller.
+    cluster_token: PathBuf,
 }
 
 impl Credentials {
@@ -43,7 +46,8 @@ impl Credentials {
     ) -> Result<Self> {
         let kubeconfig = dir.join(format!("{name}.kubeconfig"));
         let token = dir.join(format!("{name}.token"));
-        let credentials = Self { account, node, kubeconfig, token };
+        let cluster_token = dir.join(format!("{name}.cluster-token"));
+        let credentials = Self { account, node, kubeconfig, token, cluster_token };
         credentials.renew(client).await?;
         let identity = Identity::TokenFile(&credentials.token);
         kubeconfig::write(&credentials.kubeconfig, &plane.server(), &plane.authority(), &identity)?;
@@ -54,19 +58,29 @@ impl Credentials {
         &self.kubeconfig
     }
 
-    /// Asks for a new token and puts it in the place of the old one. Clients read the file again by themselves.
-    pub(crate) async fn renew(&self, client: &Client) -> Result<()> {
-        let token = self.request(client).await.with_context(|| format!("a token for {}", self.account))?;
-        files::write_private(&self.token, token)
+    pub(super) fn cluster_token(&self) -> &Path {
+        &self.cluster_token
     }
 
-    async fn request(&self, client: &Client) -> Result<String> {
+    /// Asks for a new token and puts it in the place of the old one. Clients read the file again by themselves.
+    pub(crate) async fn renew(&self, client: &Client) -> Result<()> {
+        let context = || format!("a token for {}", self.account);
+        let token = self.request(client, Vec::new()).await.with_context(context)?;
+        files::write_private(&self.token, token)?;
+        if self.node.is_some() {
+            let audience = vec![guest_data::AUDIENCE.to_owned()];
+            let token = self.request(client, audience).await.with_context(context)?;
+            files::write_private(&self.cluster_token, token)?;
+        }
+        Ok(())
+    }
+
+    async fn request(&self, client: &Client, audiences: Vec<String>) -> Result<String> {
         let bound_object_ref = match &self.node {
             Some(name) => Some(node_reference(client, name).await?),
             None => None,
         };
-        let spec =
-            TokenRequestSpec { audiences: Vec::new(), bound_object_ref, expiration_seconds: Some(LIFETIME_SECONDS) };
+        let spec = TokenRequestSpec { audiences, bound_object_ref, expiration_seconds: Some(LIFETIME_SECONDS) };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
         let answer = accounts.create_token_request(self.account, &PostParams::default(), &request).await?;

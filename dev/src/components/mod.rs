@@ -78,7 +78,8 @@ impl Components {
             let spec = maker.spec(&name, programs::find("kvmoor-controller")?, &own).arg("node");
             let spec = spec.env("KVMOOR_NODE_NAME", node).env("KVMOOR_LIBVIRT_URI", host.uri());
             // Several hosts share this machine, and nobody else is to reach them.
-            let mut spec = spec.env("KVMOOR_AGENT_LISTEN", "127.0.0.1:0");
+            let spec = spec.env("KVMOOR_AGENT_LISTEN", "127.0.0.1:0");
+            let mut spec = spec.env("KVMOOR_GUEST_DATA_TOKEN_FILE", own.cluster_token());
             spec.mounts = host.boot_id_mount();
             node_controllers.push(maker.managed(spec));
             credentials.push(own);
@@ -154,15 +155,22 @@ impl Maker<'_> {
 fn cluster_spec(logs: &Path, name: &str, credentials: &Credentials) -> Result<Spec> {
     // A name of its own that stays: one that was killed leads again at once, without waiting for its Lease to run out.
     let spec = spec(logs, name, programs::find("kvmoor-controller")?, credentials).arg("cluster");
-    Ok(spec.env("KVMOOR_IDENTITY", name))
+    // Several clusters share this machine.
+    Ok(spec.env("KVMOOR_IDENTITY", name).env("KVMOOR_GUEST_DATA_LISTEN", "127.0.0.1:0"))
 }
 
 fn spec(logs: &Path, name: &str, program: PathBuf, credentials: &Credentials) -> Spec {
     let filter = std::env::var_os("RUST_LOG").unwrap_or_else(|| DEFAULT_LOG_FILTER.into());
     let mut spec = Spec::new(name, program, logs.join(format!("{name}.log")));
     // What is meant for `kvmoor-dev` or for one component must not reach the others.
-    spec.without_env =
-        vec!["KVMOOR_ADMIN_PASSWORD", "KVMOOR_LISTEN", "KVMOOR_AGENT_ADDRESS", "KVMOOR_CRASH_AFTER", "KVMOOR_IDENTITY"];
+    spec.without_env = vec![
+        "KVMOOR_ADMIN_PASSWORD",
+        "KVMOOR_LISTEN",
+        "KVMOOR_AGENT_ADDRESS",
+        "KVMOOR_CRASH_AFTER",
+        "KVMOOR_IDENTITY",
+        "KVMOOR_GUEST_DATA_ADDRESS",
+    ];
     let spec = spec.env("KUBECONFIG", credentials.kubeconfig()).env("RUST_LOG", filter);
     spec.env("RUST_BACKTRACE", "1").env("NO_COLOR", "1")
 }

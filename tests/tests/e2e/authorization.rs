@@ -37,6 +37,8 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("me", Access::Session),
     ("logout", Access::Session),
     ("change_password", Access::Session),
+    ("get_ssh_keys", Access::Session),
+    ("set_ssh_keys", Access::Session),
     ("create_feed_ticket", Access::Session),
     ("list_vms", Access::Session),
     ("create_vm", Access::Session),

@@ -186,6 +186,14 @@ pub async fn restarting(shared: &Shared) -> Result<()> {
     operation.run(shared).await
 }
 
+pub async fn renewing_the_seed(shared: &Shared) -> Result<()> {
+    let keys = json!({ "sshAuthorizedKeys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO3"] });
+    let patch = json!({ "requests": { "restart": 1, "reprovision": 1 }, "cloudInit": keys });
+    let operation =
+        Operation { name: "seed", spec: blank(), before: Phase::Running, patch, after: Phase::Running, starts: 2 };
+    operation.run(shared).await
+}
+
 pub async fn deleting(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("crash-delete").await?;
     let process = shared.cluster.node_controller(0)?;
@@ -264,7 +272,12 @@ pub async fn cluster_controller(shared: &Shared) -> Result<()> {
 pub async fn no_secret_in_any_log(shared: &Shared) -> Result<()> {
     let token = shared.admin.token().context("a session")?;
     let signature = token.rsplit('.').next().context("a signature")?;
-    let secrets = [shared.cluster.admin().password.clone(), signature.to_owned(), "password of ".to_owned()];
+    let secrets = [
+        shared.cluster.admin().password.clone(),
+        signature.to_owned(),
+        "password of ".to_owned(),
+        crate::guest_data::SECRET.to_owned(),
+    ];
     for process in shared.cluster.processes() {
         let log = std::fs::read(process.log()).with_context(|| format!("the log of {}", process.name()))?;
         let log = String::from_utf8_lossy(&log);

@@ -9,6 +9,7 @@ mod conformance;
 mod console;
 mod crash;
 mod feed;
+mod guest_data;
 mod lifecycle;
 mod outages;
 mod quota;
@@ -67,6 +68,10 @@ fn main() -> anyhow::Result<()> {
         feed::the_slow_are_closed_and_others_not_delayed,
         feed::pings,
         feed::the_server_stops_and_all_come_back,
+        guest_data::user_data_from_a_secret,
+        guest_data::over_rest,
+        guest_data::only_its_own_host_is_told,
+        guest_data::the_cluster_controller_is_away,
         snapshots::the_old_state_comes_back,
         snapshots::a_guest_that_is_off_is_restored,
         snapshots::errors_are_clear,
@@ -84,6 +89,7 @@ fn main() -> anyhow::Result<()> {
         crash::starting,
         crash::stopping,
         crash::restarting,
+        crash::renewing_the_seed,
         crash::deleting,
         crash::cluster_controller,
         snapshots::crash_while_taking,

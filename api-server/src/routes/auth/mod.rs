@@ -6,6 +6,7 @@ pub mod logout;
 pub mod me;
 pub mod password;
 pub mod register;
+pub mod ssh_keys;
 
 use std::time::{Duration, Instant};
 

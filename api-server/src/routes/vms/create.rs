@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::show;
@@ -15,10 +15,11 @@ use crate::model::Vm;
 use crate::number::{optional_whole, whole};
 use crate::openapi::OverQuota;
 use crate::vm::create::{NewVm, create};
+use crate::vm::guest_data::GuestData;
 use crate::vm::validate;
 
 /// A virtual machine to create.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = CreateVM)]
 pub struct CreateVm {
@@ -49,6 +50,13 @@ pub struct CreateVm {
     #[serde(default)]
     #[schema(max_items = 64)]
     pub ssh_authorized_keys: Vec<SshKey>,
+    /// What cloud-init in the guest is told: `#cloud-config`, a script, or whatever else it takes. It is kept in a Secret
+    /// and shown to nobody.
+    #[schema(example = "#cloud-config\nruncmd: [[touch, /hello]]\n", max_length = 524288)]
+    pub user_data: Option<String>,
+    /// Network configuration for cloud-init. Without it every interface asks for an address by DHCP.
+    #[schema(max_length = 65536)]
+    pub network_config: Option<String>,
     /// Whether to start it.
     #[serde(default = "yes")]
     #[schema(default = true)]
@@ -56,7 +64,7 @@ pub struct CreateVm {
 }
 
 /// A public key, in the format of a line of authorized_keys.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 #[schema(
     example = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKyAKw27lhVRRYMIZtmHeBqJDPmSp5Fwvn3BBVy0ZzQO user@example.com",
@@ -64,7 +72,14 @@ pub struct CreateVm {
     max_length = 8192,
     pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 )]
-pub struct SshKey(String);
+pub struct SshKey(pub String);
+
+/// The keys, checked.
+pub fn keys(keys: Vec<SshKey>) -> Result<Vec<String>, ApiError> {
+    let keys: Vec<_> = keys.into_iter().map(|SshKey(key)| key).collect();
+    validate::ssh_keys(&keys)?;
+    Ok(keys)
+}
 
 fn yes() -> bool {
     true
@@ -72,11 +87,10 @@ fn yes() -> bool {
 
 impl CreateVm {
     fn check(self) -> Result<NewVm, ApiError> {
-        let Self { name, cpu, memory, os_type, disk, ssh_authorized_keys, start } = self;
+        let Self { name, cpu, memory, os_type, disk, ssh_authorized_keys, user_data, network_config, start } = self;
         validate::name(&name)?;
         os_type.as_deref().map_or(Ok(()), validate::os_type)?;
-        let ssh_authorized_keys: Vec<_> = ssh_authorized_keys.into_iter().map(|SshKey(key)| key).collect();
-        validate::ssh_keys(&ssh_authorized_keys)?;
+        let ssh_authorized_keys = keys(ssh_authorized_keys)?;
         Ok(NewVm {
             name,
             cpu: validate::cpu(cpu)?,
@@ -84,6 +98,10 @@ impl CreateVm {
             os_type,
             disk: disk.map(validate::disk).transpose()?,
             ssh_authorized_keys,
+            guest_data: GuestData {
+                user_data: user_data.map(validate::user_data).transpose()?,
+                network_config: network_config.map(validate::network_config).transpose()?,
+            },
             start,
         })
     }
@@ -146,6 +164,8 @@ mod tests {
         assert_eq!(of(("memory", json!(0))), "Memory must be greater than 0");
         assert_eq!(of(("disk", json!(0))), "Disk must be greater than 0");
         assert!(of(("cpu", json!("2"))).contains("invalid type"));
+        assert!(of(("user_data", json!("x".repeat(524_289)))).contains("at most 524288 bytes"));
+        assert!(of(("network_config", json!("x".repeat(65_537)))).contains("at most 65536 bytes"));
         assert!(of(("cpu", json!(1.5))).contains("expected a whole number"));
         assert!(of(("memory", json!(1e30))).contains("expected a whole number"));
         assert!(of(("nodeName", json!("host-1"))).contains("unknown field"));

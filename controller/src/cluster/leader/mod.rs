@@ -6,6 +6,7 @@
 
 mod evaluate;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub namespace: String,
     /// How long the Lease holds without being renewed.
     pub duration: Duration,
+    /// What else the Lease says of its holder.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The right to write, until its end.
@@ -146,6 +149,7 @@ impl Candidate {
         spec.holder_identity = Some(self.settings.identity.clone());
         spec.lease_duration_seconds = i32::try_from(self.settings.duration.as_secs()).ok();
         spec.renew_time = Some(now);
+        lease.metadata.annotations.get_or_insert_default().extend(self.settings.annotations.clone());
         let written = self.write(exists, &lease).await?;
         Ok((written, start + self.settings.duration))
     }

@@ -186,6 +186,7 @@ impl Registry {
             user,
             namespace: namespace.map(|namespace| &**namespace),
             binding: binding.map(|binding| &**binding),
+            system_namespace: &self.context.system_namespace,
         };
         let plan = plan(&facts);
         let id = match user.status.as_ref().and_then(|status| status.id) {
@@ -289,6 +290,7 @@ impl Registry {
             approved: true,
             password_secret_ref: Some(SecretReference { name: names::password_secret(object) }),
             session_epoch: 0,
+            ssh_authorized_keys: Vec::new(),
         };
         let api: Api<User> = Api::all(self.context.client.clone());
         let user = self.context.writer.write(api.create(&perform::post(), &User::new(object, spec))).await?;

@@ -109,7 +109,7 @@ async fn take(
         Step::Bind => {
             let api: Api<RoleBinding> = Api::namespaced(client, &namespace);
             let params = PatchParams::apply(names::CLUSTER_MANAGER).force();
-            let patch = Patch::Apply(plan::role_binding(user));
+            let patch = Patch::Apply(plan::role_binding(user, place.system_namespace));
             let written = writer.write(api.patch(names::USER_CLUSTER_ROLE, &params, &patch)).await;
             outcome.binding = Some(written.map_err(failed("give it its rights"))?);
         }

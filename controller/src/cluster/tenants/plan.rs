@@ -37,6 +37,8 @@ pub struct Facts<'a> {
     pub namespace: Option<&'a Namespace>,
     /// The RoleBinding in it.
     pub binding: Option<&'a RoleBinding>,
+    /// Where the API server's account is.
+    pub system_namespace: &'a str,
 }
 
 /// One thing to do. Each may be done again without harm.
@@ -73,7 +75,7 @@ pub fn plan(facts: &Facts<'_>) -> Plan {
 }
 
 fn keep(facts: &Facts<'_>) -> Plan {
-    let Facts { user, namespace, binding } = *facts;
+    let Facts { user, namespace, binding, system_namespace } = *facts;
     let name = names::user_namespace(&user.name_any());
     let mut steps = Vec::new();
     if !has_finalizer(user) {
@@ -95,7 +97,7 @@ fn keep(facts: &Facts<'_>) -> Plan {
             if present.is_none() {
                 steps.push(Step::CreateNamespace);
             }
-            if !binding.is_some_and(|binding| grants(binding, user)) {
+            if !binding.is_some_and(|binding| grants(binding, user, system_namespace)) {
                 steps.push(Step::Bind);
             }
             Finding::new(types::TENANT_READY, true, reasons::READY, format!("namespace {name} is there"))
@@ -105,7 +107,7 @@ fn keep(facts: &Facts<'_>) -> Plan {
 }
 
 fn end(facts: &Facts<'_>) -> Plan {
-    let Facts { user, namespace, binding: _ } = *facts;
+    let Facts { user, namespace, binding: _, system_namespace: _ } = *facts;
     let mut steps = Vec::new();
     let mut message = "its namespace is being deleted";
     if has_finalizer(user) {
@@ -141,8 +143,8 @@ fn has_finalizer(user: &User) -> bool {
     user.finalizers().iter().any(|finalizer| finalizer == names::USER_FINALIZER)
 }
 
-fn grants(binding: &RoleBinding, user: &User) -> bool {
-    let wanted = role_binding(user);
+fn grants(binding: &RoleBinding, user: &User, system_namespace: &str) -> bool {
+    let wanted = role_binding(user, system_namespace);
     binding.role_ref == wanted.role_ref && binding.subjects == wanted.subjects
 }
 
@@ -158,8 +160,9 @@ pub fn namespace(user: &User) -> Namespace {
     }
 }
 
-/// What gives a user its rights in its namespace, for Kubernetes' own authentication.
-pub fn role_binding(user: &User) -> RoleBinding {
+/// What gives a user its rights in its namespace, for Kubernetes' own authentication, and the same to the API server,
+/// which acts for the user there: it has no right to Secrets of any other namespace.
+pub fn role_binding(user: &User, system_namespace: &str) -> RoleBinding {
     const RBAC: &str = "rbac.authorization.k8s.io";
     RoleBinding {
         metadata: ObjectMeta {
@@ -173,12 +176,20 @@ pub fn role_binding(user: &User) -> RoleBinding {
             kind: "ClusterRole".to_owned(),
             name: names::USER_CLUSTER_ROLE.to_owned(),
         },
-        subjects: Some(vec![Subject {
-            api_group: Some(RBAC.to_owned()),
-            kind: "User".to_owned(),
-            name: format!("{}{}", names::USER_SUBJECT_PREFIX, user.spec.username),
-            namespace: None,
-        }]),
+        subjects: Some(vec![
+            Subject {
+                api_group: Some(RBAC.to_owned()),
+                kind: "User".to_owned(),
+                name: format!("{}{}", names::USER_SUBJECT_PREFIX, user.spec.username),
+                namespace: None,
+            },
+            Subject {
+                api_group: None,
+                kind: "ServiceAccount".to_owned(),
+                name: "kvmoor-api-server".to_owned(),
+                namespace: Some(system_namespace.to_owned()),
+            },
+        ]),
     }
 }
 
@@ -193,6 +204,8 @@ mod tests {
     use kvmoor_crds::UserSpec;
 
     use super::*;
+
+    const SYSTEM: &str = "s";
 
     fn user(approved: bool) -> User {
         let spec: UserSpec =
@@ -216,12 +229,17 @@ mod tests {
     #[test]
     fn an_approved_user_gets_namespace_and_rights_once() {
         let new = user(true);
-        let planned = plan(&Facts { user: &new, namespace: None, binding: None });
+        let planned = plan(&Facts { user: &new, namespace: None, binding: None, system_namespace: SYSTEM });
         assert_eq!(planned.steps, [Step::AddFinalizer, Step::CreateNamespace, Step::Bind]);
         let user = settled(true);
-        let (namespace, binding) = (namespace(&user), role_binding(&user));
+        let (namespace, binding) = (namespace(&user), role_binding(&user, SYSTEM));
         assert_eq!(binding.subjects.as_ref().unwrap()[0].name, "kvmoor:Ann");
-        let planned = plan(&Facts { user: &user, namespace: Some(&namespace), binding: Some(&binding) });
+        let planned = plan(&Facts {
+            user: &user,
+            namespace: Some(&namespace),
+            binding: Some(&binding),
+            system_namespace: SYSTEM,
+        });
         assert_eq!(planned.steps, []);
         assert_eq!(planned.finding.reason, reasons::READY);
     }
@@ -230,11 +248,21 @@ mod tests {
     fn changed_rights_are_put_back_and_a_withdrawn_approval_takes_them() {
         let user = settled(true);
         let namespace = namespace(&user);
-        let foreign = RoleBinding { subjects: None, ..role_binding(&user) };
-        let planned = plan(&Facts { user: &user, namespace: Some(&namespace), binding: Some(&foreign) });
+        let foreign = RoleBinding { subjects: None, ..role_binding(&user, SYSTEM) };
+        let planned = plan(&Facts {
+            user: &user,
+            namespace: Some(&namespace),
+            binding: Some(&foreign),
+            system_namespace: SYSTEM,
+        });
         assert_eq!(planned.steps, [Step::Bind]);
         let user = settled(false);
-        let planned = plan(&Facts { user: &user, namespace: Some(&namespace), binding: Some(&foreign) });
+        let planned = plan(&Facts {
+            user: &user,
+            namespace: Some(&namespace),
+            binding: Some(&foreign),
+            system_namespace: SYSTEM,
+        });
         assert_eq!(planned.steps, [Step::Unbind]);
         assert_eq!(planned.finding.reason, reasons::NOT_APPROVED);
     }
@@ -242,11 +270,12 @@ mod tests {
     #[test]
     fn nobody_gets_a_namespace_before_approval_or_one_of_somebody_else() {
         let waiting = settled(false);
-        assert_eq!(plan(&Facts { user: &waiting, namespace: None, binding: None }).steps, []);
+        assert_eq!(plan(&Facts { user: &waiting, namespace: None, binding: None, system_namespace: SYSTEM }).steps, []);
         let approved = settled(true);
         let mut other = namespace(&approved);
         other.metadata.labels.as_mut().unwrap().insert(names::USER_LABEL.to_owned(), "uid-0".to_owned());
-        let planned = plan(&Facts { user: &approved, namespace: Some(&other), binding: None });
+        let planned =
+            plan(&Facts { user: &approved, namespace: Some(&other), binding: None, system_namespace: SYSTEM });
         assert_eq!((planned.steps, planned.finding.reason), (vec![], reasons::TAKEN));
     }
 
@@ -255,13 +284,16 @@ mod tests {
         let user = deleted(settled(true));
         let mut namespace = namespace(&user);
         assert_eq!(
-            plan(&Facts { user: &user, namespace: Some(&namespace), binding: None }).steps,
+            plan(&Facts { user: &user, namespace: Some(&namespace), binding: None, system_namespace: SYSTEM }).steps,
             [Step::DeleteNamespace]
         );
         namespace.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
-        assert_eq!(plan(&Facts { user: &user, namespace: Some(&namespace), binding: None }).steps, []);
         assert_eq!(
-            plan(&Facts { user: &user, namespace: None, binding: None }).steps,
+            plan(&Facts { user: &user, namespace: Some(&namespace), binding: None, system_namespace: SYSTEM }).steps,
+            []
+        );
+        assert_eq!(
+            plan(&Facts { user: &user, namespace: None, binding: None, system_namespace: SYSTEM }).steps,
             [Step::DeletePassword, Step::DropFinalizer]
         );
     }

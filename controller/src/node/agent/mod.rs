@@ -1,8 +1,8 @@
 //! What the host serves to the API server over HTTPS: measurements and displays of its virtual machines.
 //!
 //! Both sides prove themselves. The API server brings a token of its service account for our audience, which the
-//! Kubernetes API confirms (`caller`); this side has a certificate made at its start (`certificate`), whose key never
-//! leaves the process and which stands in the Host, where only this node may write.
+//! Kubernetes API confirms (`caller`); this side has a certificate made at its start, whose key never leaves the process
+//! and which stands in the Host, where only this node may write.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 mod answer;
 mod caller;
-mod certificate;
 mod cpu;
 mod server;
 mod stats;
@@ -26,6 +25,7 @@ mod vnc;
 
 use super::args::Args;
 use super::hypervisor::libvirt::Libvirt;
+use crate::https::{certificate, server as https};
 use caller::Callers;
 
 /// How long it may take to ask for the node's address.
@@ -61,7 +61,7 @@ pub async fn start(
     hypervisor: Arc<Libvirt>,
     stop: CancellationToken,
 ) -> anyhow::Result<(Endpoint, impl Future<Output = ()> + Send + use<>)> {
-    let certificate::Identity { certificate, tls } = certificate::make()?;
+    let certificate::Identity { certificate, tls } = certificate::make(kvmoor_crds::agent::SERVER_NAME)?;
     let listener = TcpListener::bind(args.agent_listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.agent_listen))?;
@@ -74,12 +74,12 @@ pub async fn start(
     let address = HostAddress { address, port: i32::from(local.port()) };
     let agent = Arc::new(Agent {
         hypervisor,
-        callers: Callers::new(client, system_namespace),
+        callers: caller::api_server(client, system_namespace),
         cpu: cpu::Samples::default(),
         consoles: vnc::Consoles::default(),
-        stop,
+        stop: stop.clone(),
     });
-    Ok((Endpoint { address, certificate }, server::serve(listener, TlsAcceptor::from(tls), agent)))
+    Ok((Endpoint { address, certificate }, https::serve(listener, TlsAcceptor::from(tls), agent, stop)))
 }
 
 /// Where this host is reached: the address that it listens on if it is one, else the Node's internal one.

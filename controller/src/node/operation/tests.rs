@@ -20,7 +20,7 @@ fn machine(power: PowerState) -> Machine {
         power,
         restart_policy: RestartPolicy::OnFailure,
         grace: Duration::from_secs(30),
-        requests: Requests { restart: 5, reset: 0, power_off: 0 },
+        requests: Requests { restart: 5, ..Requests::default() },
         cpu: 1,
         memory_mib: 256,
         firmware: Firmware::Bios,
@@ -32,6 +32,9 @@ fn machine(power: PowerState) -> Machine {
             instance_id: "u".into(),
             host_name: "web".into(),
             ssh_authorized_keys: Vec::new(),
+            user_data_from: None,
+            network_data_from: None,
+            told: Default::default(),
         },
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use kvmoor_crds::guest_data::{Lack, LackKind};
 use kvmoor_crds::{Firmware, Requests, VirtType};
 use proptest::prelude::*;
 
@@ -35,6 +36,9 @@ fn machine() -> Machine {
             instance_id: UID.into(),
             host_name: "web".into(),
             ssh_authorized_keys: Vec::new(),
+            user_data_from: None,
+            network_data_from: None,
+            told: Default::default(),
         },
     }
 }
@@ -67,6 +71,7 @@ fn settled(machine: &Machine) -> Metadata {
         restart: machine.requests.restart,
         reset: machine.requests.reset,
         power_off: machine.requests.power_off,
+        seed: Some(machine.seed.fingerprint()),
         ..Metadata::default()
     }
 }
@@ -81,7 +86,11 @@ fn domain(power: Power, metadata: Metadata) -> DomainFacts {
 }
 
 fn observed(domain: DomainFacts) -> Observed {
-    let facts = Facts { host: host(), domain, image: None, volumes: Vec::new(), pressed_at: None };
+    told(domain, Told::Data(Default::default()))
+}
+
+fn told(domain: DomainFacts, told: Told) -> Observed {
+    let facts = Facts { host: host(), domain, image: None, volumes: Vec::new(), pressed_at: None, told };
     Observed::Complete(Box::new(facts))
 }
 
@@ -121,8 +130,45 @@ fn creates_disks_before_the_domain_and_starts_it() {
 }
 
 #[test]
+fn no_guest_starts_before_all_that_it_is_to_be_told_is_there() {
+    let lack = Lack { kind: LackKind::Missing, message: "There is no Secret boot".into() };
+    for (answer, reason) in [
+        (Told::Lack(lack), "UserDataMissing"),
+        (Told::Silent("no answer".into()), "GuestDataUnavailable"),
+        (Told::NotAsked, "GuestDataUnavailable"),
+    ] {
+        let new = plan(&present(machine()), &told(DomainFacts::Missing, answer.clone()), at(0));
+        assert_eq!((names(&new), new.blocked.map(|blocked| blocked.reason)), (vec![], Some(reason)));
+        let mut changed = machine();
+        changed.seed.ssh_authorized_keys.push("k".into());
+        let off = domain(OFF, settled(&machine()));
+        let changed = plan(&present(changed), &told(off, answer), at(0));
+        assert_eq!((names(&changed), changed.blocked.map(|blocked| blocked.reason)), (vec![], Some(reason)));
+    }
+}
+
+#[test]
+fn another_seed_is_written_before_the_next_start_and_not_under_a_running_guest() {
+    let before = machine();
+    let mut asked = machine();
+    asked.requests.reprovision = 1;
+    asked.seed.instance_id = super::super::seed::instance_id(UID, 1);
+    let on = decide(&asked, Power::Running, started(&before), 0);
+    assert_eq!(names(&on), [""; 0]);
+    let off = decide(&asked, OFF, settled(&before), 0);
+    assert_eq!(names(&off), ["WriteSeed", "Record", "Start", "Record"]);
+    let metadata = recorded(&off);
+    assert_eq!((metadata.reprovision, metadata.started.as_ref()), (1, None), "the seed is recorded before the start");
+    assert_eq!(names(&decide(&asked, OFF, metadata, 0)), ["Start", "Record"]);
+    assert!(!seed_due(&asked, &domain(Power::Running, started(&before))), "nobody is asked for nothing");
+    assert!(seed_due(&asked, &domain(OFF, settled(&before))));
+    let stopped = Machine { power: PowerState::Stopped, ..asked };
+    assert!(!seed_due(&stopped, &domain(OFF, settled(&before))));
+}
+
+#[test]
 fn counters_given_at_creation_mean_nothing() {
-    let requests = Requests { restart: 5, reset: 6, power_off: 7 };
+    let requests = Requests { restart: 5, reset: 6, power_off: 7, reprovision: 8 };
     let new = plan(&present(Machine { requests, ..machine() }), &observed(DomainFacts::Missing), at(0));
     let Some(Step::Define(_, metadata)) = new.steps.iter().find(|step| matches!(step, Step::Define(..))) else {
         panic!("{new:?}");
@@ -365,7 +411,8 @@ impl World {
             Some((power, metadata)) => domain(power.clone(), metadata.clone()),
         };
         let volumes = self.volumes.iter().cloned().collect();
-        let facts = Facts { host: host(), domain: facts, image: None, volumes, pressed_at: self.pressed_at };
+        let told = Told::Data(Default::default());
+        let facts = Facts { host: host(), domain: facts, image: None, volumes, pressed_at: self.pressed_at, told };
         Observed::Complete(Box::new(facts))
     }
 
@@ -449,6 +496,9 @@ impl World {
             Desired::Present(machine) => {
                 let (power, metadata) = self.domain.as_ref().unwrap();
                 assert_eq!(metadata.stopping, None);
+                if power.is_active() && self.starts > 0 {
+                    assert_eq!(metadata.seed.as_deref(), Some(machine.seed.fingerprint().as_str()));
+                }
                 assert_eq!(metadata.restart, machine.requests.restart.max(metadata.restart));
                 let halted = metadata.halted.is_some() && !power.is_active();
                 let held = matches!(power, Power::Stuck(_) | Power::Busy | Power::Asleep | Power::GoingDown);
@@ -501,7 +551,7 @@ prop_compose! {
         Machine {
             power, restart_policy, memory_mib,
             grace: Duration::from_secs(grace),
-            requests: Requests { restart: counters.0, reset: counters.1, power_off: counters.2 },
+            requests: Requests { restart: counters.0, reset: counters.1, power_off: counters.2, reprovision: 0 },
             ..machine()
         }
     }
@@ -517,10 +567,11 @@ prop_compose! {
         crashes in 0_u32..8,
         crashed_at in proptest::option::of(T0 - 1_000_000..T0),
         same_config in any::<bool>(),
+        seed in prop_oneof![Just(None), Just(Some("other".to_owned())), Just(Some(machine().seed.fingerprint()))],
     ) -> Metadata {
         let config = if same_config { settled(&machine()).config } else { "other".to_owned() };
         Metadata {
-            config, stopping, started, started_at, halted, crashes, crashed_at,
+            config, seed, stopping, started, started_at, halted, crashes, crashed_at,
             restart: counters.0, reset: counters.1, power_off: counters.2,
             ..settled(&machine())
         }

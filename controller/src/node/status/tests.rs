@@ -1,6 +1,7 @@
 use kvmoor_crds::{Firmware, RestartPolicy, VirtType};
 
 use super::super::desired::{Identity, Root};
+use super::super::guest_data::Told;
 use super::super::hypervisor::{HostFacts, Lease, OffCause};
 use super::super::metadata::Metadata;
 use super::super::seed::Seed;
@@ -28,6 +29,9 @@ fn machine(power: PowerState) -> Machine {
             instance_id: "u".into(),
             host_name: "web".into(),
             ssh_authorized_keys: Vec::new(),
+            user_data_from: None,
+            network_data_from: None,
+            told: Default::default(),
         },
     }
 }
@@ -48,7 +52,14 @@ fn complete(domain: DomainFacts) -> Observed {
         libvirt_version: String::new(),
         hypervisor_version: String::new(),
     };
-    Observed::Complete(Box::new(Facts { host, domain, image: None, volumes: Vec::new(), pressed_at: None }))
+    Observed::Complete(Box::new(Facts {
+        host,
+        domain,
+        image: None,
+        volumes: Vec::new(),
+        pressed_at: None,
+        told: Told::NotAsked,
+    }))
 }
 
 fn status(power: PowerState, domain: DomainFacts, failure: Option<&Failure>) -> VirtualMachineStatus {

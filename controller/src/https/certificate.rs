@@ -1,9 +1,9 @@
-//! The certificate that this process serves with: made at its start, signed by itself, known to others by the Host.
+//! The certificate that this process serves with: made at its start, signed by itself, known to others because it is
+//! published where only this process may write.
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use kvmoor_crds::agent::SERVER_NAME;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -16,9 +16,9 @@ pub struct Identity {
     pub tls: Arc<ServerConfig>,
 }
 
-/// Makes a new key and its certificate.
-pub fn make() -> anyhow::Result<Identity> {
-    let made = rcgen::generate_simple_self_signed([SERVER_NAME.to_owned()]).context("cannot make a certificate")?;
+/// Makes a new key and its certificate, for that name.
+pub fn make(name: &str) -> anyhow::Result<Identity> {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).context("cannot make a certificate")?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -1,0 +1,92 @@
+//! What a guest is to be told beyond its spec, asked of the cluster controller whenever a seed is to be written. Nothing
+//! is kept, and this host has no right to read it anywhere else.
+
+mod call;
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
+use kvmoor_crds::guest_data::{ADDRESS_ANNOTATION, Answer, CERTIFICATE_ANNOTATION, GuestData, Lack};
+use kvmoor_crds::names;
+
+use super::desired::Identity;
+use call::CallError;
+
+/// How long it may take in all.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// What is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Told {
+    /// Nobody asked, since no seed is to be written.
+    #[default]
+    NotAsked,
+    /// All of it.
+    Data(GuestData),
+    /// Something that the spec names is not there, or not good.
+    Lack(Lack),
+    /// The cluster controller does not say; the text says why.
+    Silent(String),
+}
+
+/// Where the cluster controller is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Endpoint {
+    address: String,
+    certificate: String,
+}
+
+/// The cluster controller, as a source of guests' data.
+pub struct Source {
+    leases: Api<Lease>,
+    token_file: PathBuf,
+    known: Mutex<Option<Endpoint>>,
+}
+
+impl Source {
+    /// The leader of that installation, to which this host proves itself by the token in that file.
+    pub fn new(client: Client, system_namespace: &str, token_file: PathBuf) -> Self {
+        Self { leases: Api::namespaced(client, system_namespace), token_file, known: Mutex::default() }
+    }
+
+    /// What a guest is to be told.
+    pub async fn of(&self, vm: &Identity) -> Told {
+        match tokio::time::timeout(DEADLINE, self.ask(vm)).await {
+            Ok(Ok(Answer::Data(data))) => Told::Data(data),
+            Ok(Ok(Answer::Lack(lack))) => Told::Lack(lack),
+            Ok(Err(error)) => {
+                tracing::warn!(vm.uid = vm.uid, %error, "cannot ask what the guest is to be told");
+                Told::Silent(error.to_string())
+            }
+            Err(_) => Told::Silent(format!("no answer within {} s", DEADLINE.as_secs())),
+        }
+    }
+
+    async fn ask(&self, vm: &Identity) -> Result<Answer, CallError> {
+        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(endpoint) = known {
+            match call::get(&endpoint, &self.token_file, vm).await {
+                // Another may lead by now.
+                Err(CallError::Unreachable(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        let endpoint = self.look_up().await?;
+        *self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(endpoint.clone());
+        call::get(&endpoint, &self.token_file, vm).await
+    }
+
+    async fn look_up(&self) -> Result<Endpoint, CallError> {
+        let lease =
+            self.leases.get_opt(names::LEADER_LEASE).await.map_err(|error| CallError::Lease(error.to_string()))?;
+        let annotations = lease.and_then(|lease| lease.metadata.annotations).unwrap_or_default();
+        let of = |key: &str| annotations.get(key).cloned();
+        match (of(ADDRESS_ANNOTATION), of(CERTIFICATE_ANNOTATION)) {
+            (Some(address), Some(certificate)) => Ok(Endpoint { address, certificate }),
+            _ => Err(CallError::Lease("no cluster controller has told where it listens".to_owned())),
+        }
+    }
+}
