@@ -1,7 +1,7 @@
 # `make help` lists the targets. All of them may be run by any user; those that need root use sudo.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run down purge test bench crds
+.PHONY: help setup build run down purge test bench crds values rights
 
 # sudo would look for its own: what is fetched once serves root and user.
 export XDG_CACHE_HOME ?= $(HOME)/.cache
@@ -54,3 +54,9 @@ bench: setup ## measure against raw libvirt; writes target/bench.json
 
 crds: ## write the definitions of the API types
 	cargo run -q -p kvmoor-crds --bin crdgen charts/kvmoor/files/crds
+
+values: ## write the reference of the chart's values
+	KVMOOR_WRITE=1 cargo test -q -p kvmoor-tests --test chart the_reference_of_values
+
+rights: ## write the lists of each account's rights
+	KVMOOR_WRITE=1 cargo test -q -p kvmoor-tests --test rights

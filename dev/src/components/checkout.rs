@@ -56,7 +56,7 @@ mod tests {
             }
         }
         let of = |kind: &str| rbac.iter().filter(|document| document["kind"] == kind).count();
-        assert_eq!((of("ServiceAccount"), of("ClusterRole"), of("Role")), (3, 4, 3));
-        assert_eq!(documents("policies").unwrap().len(), 8);
+        assert_eq!((of("ServiceAccount"), of("ClusterRole"), of("Role")), (3, 7, 3));
+        assert_eq!(documents("policies").unwrap().len(), 10);
     }
 }
