@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::telemetry::LogFormat;
-use crate::{cluster, node};
+use crate::{check, cluster, node};
 
 /// Kvmoor's controllers.
 #[derive(Parser, Debug)]
@@ -27,4 +27,6 @@ pub enum Command {
     Cluster(cluster::Args),
     /// One KVM host: makes libvirt match the virtual machines that are bound to it.
     Node(node::Args),
+    /// Asks a running installation, as a user does, whether it does what it is for.
+    Check(check::Args),
 }

@@ -1,6 +1,7 @@
 //! Kvmoor's controllers: `cluster` is everything that needs one mind, `node` is one KVM host.
 
 mod args;
+mod check;
 mod cluster;
 mod fault;
 mod https;
@@ -30,9 +31,13 @@ fn main() -> anyhow::Result<()> {
 async fn run(args: Args) -> anyhow::Result<()> {
     let Args { system_namespace, log_format, command } = args;
     telemetry::init(log_format).map_err(anyhow::Error::from_boxed).context("cannot set up logging")?;
-    let client = kvmoor_crds::client::connect(kvmoor_crds::client::DEADLINE).await?;
     let shutdown = shutdown_on_signal().context("cannot listen for signals")?;
+    if let Command::Check(args) = command {
+        return shutdown.run_until_cancelled(check::run(args)).await.unwrap_or(Ok(()));
+    }
+    let client = kvmoor_crds::client::connect(kvmoor_crds::client::DEADLINE).await?;
     match command {
+        Command::Check(_) => Ok(()),
         Command::Cluster(args) => cluster::run(args, client, system_namespace, shutdown).await,
         Command::Node(args) => node::run(args, client, system_namespace, shutdown).await,
     }

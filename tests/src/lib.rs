@@ -1,10 +1,12 @@
 //! What the end-to-end tests and the benchmarks share: a client as a user would write it, and waiting with deadlines.
 
 pub mod feed;
+pub mod helm;
 pub mod picture;
 pub mod rest;
 pub mod rfb;
 pub mod shape;
 pub mod token;
+pub mod values;
 pub mod vm;
 pub mod wait;

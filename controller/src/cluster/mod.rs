@@ -10,12 +10,15 @@
 //! | [`snapshots`] | ids, admission, hosts and finalizers of snapshots and restores | VirtualMachineSnapshot, VirtualMachineRestore |
 //! | [`tenants`] | ids, namespaces and rights of users, the first admin | User, Namespace, RoleBinding, Secret |
 //!
-//! Beside them every replica serves [`guest_data`] to the hosts: what a guest is told from Secrets.
+//! Beside them [`catalog`] makes the Images and the default Quota that the installation comes with.
+//!
+//! Every replica serves [`guest_data`] to the hosts: what a guest is told from Secrets.
 //!
 //! Decisions are pure functions over what a loop has seen and what it has written (its own answers count as seen, so it
 //! never decides on less than it did). Ids may be lost in a crash but are never given twice: see [`ids`].
 
 mod backoff;
+mod catalog;
 mod guest_data;
 mod ids;
 mod leader;
@@ -37,6 +40,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::catalog::Catalog;
 use crate::cluster::ids::Kind;
 use crate::cluster::ids::marks::Marks;
 use crate::cluster::leader::{Leadership, Settings};
@@ -65,6 +69,9 @@ pub struct Args {
     /// `--guest-data-listen` if it is a certain one, else the one that the network routes from.
     #[arg(long, env = "KVMOOR_GUEST_DATA_ADDRESS")]
     guest_data_address: Option<String>,
+    /// File with the Images and the default Quota that are to be there.
+    #[arg(long, env = "KVMOOR_CATALOG")]
+    catalog: Option<std::path::PathBuf>,
 }
 
 fn overcommit(text: &str) -> Result<f64, String> {
@@ -82,7 +89,9 @@ pub async fn run(
     system_namespace: String,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Args { identity, lease_duration_seconds, cpu_overcommit, guest_data_listen, guest_data_address } = args;
+    let Args { identity, lease_duration_seconds, cpu_overcommit, guest_data_listen, guest_data_address, catalog } =
+        args;
+    let catalog = catalog.map(|path| Catalog::read(&path)).transpose()?;
     let serving = CancellationToken::new();
     let _ends_with_this = serving.clone().drop_guard();
     let (annotations, serve) =
@@ -100,13 +109,14 @@ pub async fn run(
         return Ok(());
     };
     tracing::info!("leading");
-    lead(client, system_namespace, cpu_overcommit, leadership, shutdown).await
+    lead(client, system_namespace, cpu_overcommit, catalog.unwrap_or_default(), leadership, shutdown).await
 }
 
 async fn lead(
     client: Client,
     system_namespace: String,
     cpu_overcommit: f64,
+    catalog: Catalog,
     leadership: Leadership,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -143,6 +153,12 @@ async fn lead(
         ids: ids::Source::load(Kind::VirtualMachineSnapshot, marks.clone()).await.context("cannot read the ids")?,
         system_namespace: system_namespace.clone(),
         count: count_tx,
+        stop: stop.clone(),
+    }));
+    loops.spawn(catalog::run(catalog::Context {
+        writer: writer.clone(),
+        catalog,
+        system_namespace: system_namespace.clone(),
         stop: stop.clone(),
     }));
     loops.spawn(tenants::run(tenants::Context {

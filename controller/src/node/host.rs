@@ -150,7 +150,12 @@ fn status(
             });
         }
         Err(error) => {
-            findings.push(Finding::new(types::LIBVIRT_CONNECTED, false, "LibvirtUnavailable", error.message));
+            findings.push(Finding::new(
+                types::LIBVIRT_CONNECTED,
+                false,
+                "LibvirtUnavailable",
+                unavailable(error.message),
+            ));
         }
     }
     if let Ok(listed) = images {
@@ -164,6 +169,14 @@ fn status(
         status.conditions.push(condition);
     }
     status
+}
+
+/// The message for who set up the host.
+fn unavailable(message: String) -> String {
+    if message.contains("Failed to connect socket") {
+        return format!("{message}; libvirt is not installed on this host, or does not run");
+    }
+    message
 }
 
 fn image(volume: Listed) -> Option<HostImage> {
@@ -191,6 +204,13 @@ fn kernel() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_libvirt_says_so() {
+        let socket = "Failed to connect socket to '/run/libvirt/libvirt-sock': No such file or directory";
+        assert!(unavailable(socket.to_owned()).ends_with("libvirt is not installed on this host, or does not run"));
+        assert_eq!(unavailable("the connection was lost".to_owned()), "the connection was lost");
+    }
 
     #[test]
     fn images_are_named_by_their_volumes() {

@@ -69,6 +69,11 @@ impl Managed {
         self.id().map(|id| id.pid)
     }
 
+    /// The program that it is.
+    pub fn program(&self) -> std::path::PathBuf {
+        self.state().spec.program.clone()
+    }
+
     /// Sets an environment variable (or with `None` takes it back) for starts from now on.
     pub fn set_env(&self, name: &str, value: Option<&str>) {
         let mut state = self.state();

@@ -10,6 +10,7 @@ mod console;
 mod crash;
 mod feed;
 mod guest_data;
+mod installation;
 mod lifecycle;
 mod outages;
 mod quota;
@@ -61,6 +62,8 @@ fn main() -> anyhow::Result<()> {
         bad_input::no_host_fits,
         bad_input::no_image,
         bad_input::the_pool_is_full,
+        installation::the_catalog_is_applied_and_admins_have_the_last_word,
+        installation::the_check_of_helm_test_says_what_is_wrong,
         feed::each_sees_its_own_in_order_and_nothing_else,
         feed::refused_before_the_upgrade,
         feed::a_ticket_is_for_one_use,

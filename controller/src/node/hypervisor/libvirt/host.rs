@@ -11,6 +11,9 @@ use super::super::super::args::VirtSetting;
 use super::super::{Class, HostFacts, HvError};
 use super::{Settings, error};
 
+/// The oldest libvirt that works, as libvirt counts versions: that of Ubuntu 22.04.
+const OLDEST: u32 = 8_000_000;
+
 /// Asks. It may take a minute: the first time, libvirt tries out every QEMU that it finds.
 pub fn facts(connect: &Connect, settings: &Settings) -> Result<HostFacts, HvError> {
     let op = "read the host's capabilities";
@@ -18,6 +21,10 @@ pub fn facts(connect: &Connect, settings: &Settings) -> Result<HostFacts, HvErro
     let node = connect.node_info().map_err(fail)?;
     let capabilities = connect.capabilities().map_err(fail)?;
     let libvirt_version = connect.lib_version().map_err(fail)?;
+    if libvirt_version < OLDEST {
+        let why = format!("libvirt {} is too old, {} or later is needed", version(libvirt_version), version(OLDEST));
+        return Err(HvError::new(Class::Failed, "use libvirt", &why));
+    }
     let hypervisor_version = connect.hyp_version().map_err(fail)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|source| HvError::new(Class::Failed, op, &source.to_string()))?;
@@ -44,17 +51,16 @@ fn virt_type(setting: VirtSetting, kvm: impl FnOnce() -> Result<(), String>) -> 
     }
 }
 
-/// Whether guests really run by KVM: there are kernels with a /dev/kvm on CPUs without virtualization, on which they hang.
+/// Whether guests really run by KVM. What this process sees of /dev/kvm says nothing, since it may be in a container;
+/// QEMU is tried out by libvirt. But there are kernels with a /dev/kvm on CPUs without virtualization, on which guests
+/// hang.
 fn kvm_usable(capabilities: &str) -> Result<(), String> {
-    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Err(format!("/dev/kvm cannot be opened ({})", error.kind()));
-    }
     let has_flag = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_virtualization(&text));
     if !has_flag {
         return Err("the CPU has no virtualization (flag vmx or svm)".to_owned());
     }
     if !offers_kvm(capabilities) {
-        return Err("libvirt does not offer it".to_owned());
+        return Err("libvirt does not offer it: /dev/kvm is missing, or QEMU may not open it".to_owned());
     }
     Ok(())
 }

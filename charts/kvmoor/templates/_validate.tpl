@@ -1,0 +1,47 @@
+{{/* What a schema cannot say: values that are each fine but make no sense together. */}}
+{{- define "kvmoor.validate" -}}
+{{- $ingress := .Values.apiServer.ingress }}
+{{- if and $ingress.enabled (not $ingress.host) }}
+{{- fail "apiServer.ingress.host is missing: an Ingress without a host would answer for all names" }}
+{{- end }}
+{{- if and $ingress.tls.enabled (not $ingress.enabled) }}
+{{- fail "apiServer.ingress.tls is on but apiServer.ingress.enabled is not: there is nothing that could serve TLS" }}
+{{- end }}
+{{- if and $ingress.tls.selfSigned $ingress.tls.secretName }}
+{{- fail "apiServer.ingress.tls: give either secretName, a certificate of yours, or selfSigned, one that the chart makes" }}
+{{- end }}
+{{- if and $ingress.enabled $ingress.tls.enabled (not $ingress.tls.selfSigned) (not $ingress.tls.secretName) (not $ingress.annotations) }}
+{{- fail "apiServer.ingress.tls needs a certificate: secretName, selfSigned, or annotations for what issues one into the Secret kvmoor-api-server-tls" }}
+{{- end }}
+{{- if and .Values.apiServer.service.nodePort (eq .Values.apiServer.service.type "ClusterIP") }}
+{{- fail "apiServer.service.nodePort needs apiServer.service.type NodePort or LoadBalancer" }}
+{{- end }}
+{{- range $name, $image := .Values.images }}
+{{- if $image.enabled }}
+{{- if not (regexMatch "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$" $name) }}
+{{- fail (printf "images: %q cannot be the name of an image: at most 63 of a-z, 0-9, - and ." $name) }}
+{{- end }}
+{{- if and $image.builtIn $image.url }}
+{{- fail (printf "images.%s: give either url or builtIn: true" $name) }}
+{{- end }}
+{{- if not (or $image.builtIn $image.url) }}
+{{- fail (printf "images.%s: where it comes from is missing: url and sha256, or builtIn: true" $name) }}
+{{- end }}
+{{- if and $image.url (not $image.sha256) }}
+{{- fail (printf "images.%s: sha256 is missing: what was downloaded could be anything" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) }}
+{{- fail "metrics.serviceMonitor is on but metrics.enabled is not: there would be nothing to scrape" }}
+{{- end }}
+{{- if and (not .Values.secrets.create) .Values.admin.password }}
+{{- fail "admin.password is set but secrets.create is false: put the password into the Secret kvmoor-admin yourself" }}
+{{- end }}
+{{- if hasPrefix "kvmoor-user-" .Release.Namespace }}
+{{- fail "namespaces that begin with kvmoor-user- belong to users; install into another, such as kvmoor-system" }}
+{{- end }}
+{{- if not (hasPrefix "/" .Values.nodeController.libvirt.socketDirectory) }}
+{{- fail "nodeController.libvirt.socketDirectory must be an absolute path, such as /run/libvirt" }}
+{{- end }}
+{{- end }}
