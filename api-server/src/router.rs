@@ -41,6 +41,7 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(vms::events::list_vm_events))
         .routes(routes!(vms::console_ticket::create_console_ticket))
         .routes(routes!(vms::stats::get_vm_stats))
+        .routes(routes!(vms::log::get_vm_log))
         .routes(routes!(snapshots::list::list_snapshots, snapshots::create::create_snapshot))
         .routes(routes!(snapshots::get::get_snapshot, snapshots::delete::delete_snapshot))
         .routes(routes!(snapshots::restore::restore_snapshot))
@@ -51,8 +52,10 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(users::get::get_user, users::update::update_user, users::delete::delete_user))
         .routes(routes!(users::role::set_role))
         .routes(routes!(users::approve::approve_user));
-    let sockets =
-        OpenApiRouter::new().routes(routes!(sockets::vm_status::vm_status)).routes(routes!(sockets::vnc::open_console));
+    let sockets = OpenApiRouter::new()
+        .routes(routes!(sockets::vm_status::vm_status))
+        .routes(routes!(sockets::vnc::open_console))
+        .routes(routes!(sockets::serial::open_serial_console));
     let all = OpenApiRouter::with_openapi(openapi::base()).nest("/api", routes).merge(sockets);
     let (router, mut document) = all.split_for_parts();
     openapi::add_common_errors(&mut document);

@@ -12,6 +12,10 @@ pub const AUDIENCE: &str = "kvmoor-node";
 pub const PORT: u16 = 18445;
 /// Protocol of the HTTP upgrade that a display's bytes follow, as the guest's VNC server speaks them.
 pub const VNC_PROTOCOL: &str = "kvmoor-vnc";
+/// Protocol of the HTTP upgrade that the bytes of a serial port follow, both ways.
+pub const SERIAL_PROTOCOL: &str = "kvmoor-serial";
+/// Most bytes of a log that are served at once.
+pub const LOG_BYTES: u32 = 1 << 20;
 /// The name that the certificate is made for. What counts is the certificate itself.
 pub const SERVER_NAME: &str = "kvmoor-node";
 
@@ -23,6 +27,16 @@ pub fn stats_path(uid: &str) -> String {
 /// Where the display of a virtual machine is.
 pub fn vnc_path(uid: &str) -> String {
     format!("/v1/vms/{uid}/vnc")
+}
+
+/// Where the serial port of a virtual machine is.
+pub fn serial_path(uid: &str) -> String {
+    format!("/v1/vms/{uid}/serial")
+}
+
+/// Where the last bytes are that a virtual machine has written on its serial port.
+pub fn log_path(uid: &str, bytes: u32) -> String {
+    format!("/v1/vms/{uid}/log?bytes={bytes}")
 }
 
 /// What libvirt measures of a virtual machine at the moment of asking. Of one that is off, all but the size is zero.

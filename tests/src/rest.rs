@@ -68,7 +68,7 @@ impl Rest {
         self.token.as_deref()
     }
 
-    /// One call: status and body. A body that is no JSON is an error.
+    /// One call: status and body. A body that is neither plain text nor JSON is an error.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value)> {
         let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
         if let Some(token) = &self.token {
@@ -79,7 +79,12 @@ impl Rest {
         }
         let answer = request.send().await.with_context(|| format!("{method} {path}"))?;
         let status = answer.status();
+        let is_text =
+            answer.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let text = answer.text().await?;
+        if is_text {
+            return Ok((status, Value::String(text)));
+        }
         let value = serde_json::from_str(&text).with_context(|| format!("{method} {path}: {status}: {text:?}"))?;
         Ok((status, value))
     }

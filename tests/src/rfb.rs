@@ -117,6 +117,34 @@ impl Viewer {
         Ok(self.buffer.drain(..length).collect())
     }
 
+    /// Reads text until `what` has come: all of it. Of a serial console, which speaks no RFB.
+    pub async fn read_until(&mut self, what: &str, deadline: Duration) -> Result<String> {
+        let reading = async {
+            loop {
+                let text = String::from_utf8_lossy(self.buffer.make_contiguous()).into_owned();
+                if let Some(at) = text.find(what) {
+                    self.buffer.clear();
+                    self.buffer.extend(&text.as_bytes()[at + what.len()..]);
+                    return Ok(text[..at + what.len()].to_owned());
+                }
+                match self.socket.next().await {
+                    Some(Ok(Message::Binary(bytes))) => self.buffer.extend(bytes),
+                    Some(Ok(Message::Ping(_))) => {}
+                    other => bail!("after {text:?}: {other:?}"),
+                }
+            }
+        };
+        match timeout(deadline, reading).await {
+            Ok(read) => read,
+            Err(_) => bail!("{what:?} has not come, but {:?}", String::from_utf8_lossy(self.buffer.make_contiguous())),
+        }
+    }
+
+    /// Writes text, in a text message.
+    pub async fn write_text(&mut self, text: &str) -> Result<()> {
+        Ok(self.socket.send(Message::text(text)).await?)
+    }
+
     /// Writes.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.socket.send(Message::binary(bytes.to_vec())).await?)

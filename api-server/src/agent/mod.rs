@@ -1,4 +1,4 @@
-//! Calls of the node controllers: measurements and displays come from the host that a virtual machine is on.
+//! Calls of the node controllers: measurements, consoles and boot logs come from the host that a virtual machine is on.
 //!
 //! Where a host is reached and with which certificate stands in its Host, where only that node may write. This side
 //! proves itself by a token of its own service account for the node controllers' audience.
@@ -27,10 +27,12 @@ use token::AgentToken;
 
 /// How long a host may take to say what it measures.
 const STATS: Duration = Duration::from_secs(2);
-/// How long a host may take to open a display.
-const DISPLAY: Duration = Duration::from_secs(8);
-/// Most bytes of an answer.
-const ANSWER: usize = 1 << 20;
+/// How long a host may take to open a console.
+const CONSOLE: Duration = Duration::from_secs(8);
+/// How long a host may take to read a log.
+const LOG: Duration = Duration::from_secs(8);
+/// Most bytes of an answer: those of a log.
+const ANSWER: usize = agent::LOG_BYTES as usize;
 const HOST_SILENT: &str = "The VM's host does not answer";
 
 /// The node controllers of all hosts.
@@ -38,8 +40,8 @@ pub struct Agents {
     token: AgentToken,
 }
 
-/// The bytes of a display, as the guest's VNC server speaks them.
-pub type Display = TokioIo<Upgraded>;
+/// The bytes of a console: those of the guest's VNC server, or of its serial port.
+pub type Console = TokioIo<Upgraded>;
 
 /// Why a host does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -88,41 +90,49 @@ impl Agents {
     pub async fn stats(&self, stores: &Stores, vm: &VirtualMachine) -> Result<Stats, AgentError> {
         let host = host_of(stores, vm)?;
         let path = agent::stats_path(&vm.uid().unwrap_or_default());
-        let asked = async {
-            let Connection { mut sender, driver } = connect::open(&host).await.map_err(silent)?;
-            let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
-            let request = Request::get(path);
-            let answer = sender.send_request(self.authorized(request).await?).await.map_err(silent)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
-            if status == StatusCode::OK {
-                serde_json::from_slice(&body).map_err(silent)
-            } else {
-                self.refused(status, &body).await
-            }
-        };
-        tokio::time::timeout(STATS, asked).await.unwrap_or_else(|_| Err(silent("no answer within 2 s")))
+        let body = within(STATS, self.get(&host, path)).await?;
+        serde_json::from_slice(&body).map_err(silent)
+    }
+
+    /// The last bytes that a virtual machine has written on its serial port.
+    pub async fn log(&self, stores: &Stores, vm: &VirtualMachine, bytes: u32) -> Result<Bytes, AgentError> {
+        let host = host_of(stores, vm)?;
+        within(LOG, self.get(&host, agent::log_path(&vm.uid().unwrap_or_default(), bytes))).await
     }
 
     /// The display of a virtual machine.
-    pub async fn display(&self, stores: &Stores, vm: &VirtualMachine) -> Result<Display, AgentError> {
-        let host = host_of(stores, vm)?;
+    pub async fn display(&self, stores: &Stores, vm: &VirtualMachine) -> Result<Console, AgentError> {
         let path = agent::vnc_path(&vm.uid().unwrap_or_default());
-        let asked = async {
-            let Connection { mut sender, driver } = connect::open(&host).await.map_err(silent)?;
-            // It ends by itself: with the upgrade, or when `sender` is gone.
-            tokio::spawn(driver);
-            let request =
-                Request::get(path).header(header::CONNECTION, "upgrade").header(header::UPGRADE, agent::VNC_PROTOCOL);
-            let answer = sender.send_request(self.authorized(request).await?).await.map_err(silent)?;
-            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                let status = answer.status();
-                let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
-                return self.refused(status, &body).await;
-            }
-            upgraded(answer).await
-        };
-        tokio::time::timeout(DISPLAY, asked).await.unwrap_or_else(|_| Err(silent("no answer within 8 s")))
+        within(CONSOLE, self.upgrade(&*host_of(stores, vm)?, path, agent::VNC_PROTOCOL)).await
+    }
+
+    /// The serial port of a virtual machine.
+    pub async fn serial(&self, stores: &Stores, vm: &VirtualMachine) -> Result<Console, AgentError> {
+        let path = agent::serial_path(&vm.uid().unwrap_or_default());
+        within(CONSOLE, self.upgrade(&*host_of(stores, vm)?, path, agent::SERIAL_PROTOCOL)).await
+    }
+
+    async fn get(&self, host: &Host, path: String) -> Result<Bytes, AgentError> {
+        let Connection { mut sender, driver } = connect::open(host).await.map_err(silent)?;
+        let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        let answer = sender.send_request(self.authorized(Request::get(path)).await?).await.map_err(silent)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
+        if status == StatusCode::OK { Ok(body) } else { self.refused(status, &body).await }
+    }
+
+    async fn upgrade(&self, host: &Host, path: String, protocol: &str) -> Result<Console, AgentError> {
+        let Connection { mut sender, driver } = connect::open(host).await.map_err(silent)?;
+        // It ends by itself: with the upgrade, or when `sender` is gone.
+        tokio::spawn(driver);
+        let request = Request::get(path).header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
+        let answer = sender.send_request(self.authorized(request).await?).await.map_err(silent)?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
+            return self.refused(status, &body).await;
+        }
+        upgraded(answer).await
     }
 
     async fn authorized(&self, request: http::request::Builder) -> Result<Request<Empty<Bytes>>, AgentError> {
@@ -156,8 +166,13 @@ impl Agents {
     }
 }
 
-async fn upgraded(answer: http::Response<Incoming>) -> Result<Display, AgentError> {
+async fn upgraded(answer: http::Response<Incoming>) -> Result<Console, AgentError> {
     Ok(TokioIo::new(hyper::upgrade::on(answer).await.map_err(silent)?))
+}
+
+async fn within<T>(deadline: Duration, asked: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {
+    let late = |_| Err(silent(format!("no answer within {} s", deadline.as_secs())));
+    tokio::time::timeout(deadline, asked).await.unwrap_or_else(late)
 }
 
 fn unavailable(message: &'static str, status: StatusCode, text: &str) -> AgentError {

@@ -71,3 +71,10 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
+
+/// An answer in bytes.
+pub fn raw(bytes: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(bytes)));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    answer
+}

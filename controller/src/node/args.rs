@@ -40,7 +40,12 @@ pub struct Args {
     #[arg(long, env = "KVMOOR_RESERVED_MEMORY", default_value = "512Mi", value_parser = parse_quantity)]
     pub reserved_memory: u64,
 
-    /// Where the host serves measurements and displays to the API server, over HTTPS. Port 0 is any that is free.
+    /// Where this process sees `/var/log/libvirt/qemu` of the host, in which libvirt writes down what guests say on
+    /// their serial ports. Where it is not there, boot logs are not served, nor removed with their virtual machine.
+    #[arg(long, env = "KVMOOR_SERIAL_LOGS", default_value = super::domain_xml::LOG_DIRECTORY)]
+    pub serial_logs: PathBuf,
+
+    /// Where the host serves measurements and consoles to the API server, over HTTPS. Port 0 is any that is free.
     #[arg(long, env = "KVMOOR_AGENT_LISTEN", default_value_t = DEFAULT_LISTEN)]
     pub agent_listen: SocketAddr,
 

@@ -7,10 +7,11 @@ use kvmoor_crds::{Firmware, VirtType, names};
 use sha2::{Digest, Sha256};
 
 use super::metadata::Metadata;
+use super::serial_log;
 use super::xml::Element;
 
 /// Where libvirt writes what guests say on their serial port; virtlogd rotates it.
-const LOG_DIRECTORY: &str = "/var/log/libvirt/qemu";
+pub const LOG_DIRECTORY: &str = "/var/log/libvirt/qemu";
 /// Letters of virtio disks: `vda`, `vdb`, … The API allows 16 disks beside root disk and seed.
 const DISK_LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
 
@@ -153,7 +154,7 @@ fn devices(config: &DomainConfig) -> Element {
                 .attr("type", "pty")
                 .child(
                     Element::new("log")
-                        .attr("file", format!("{LOG_DIRECTORY}/{}-serial.log", names::domain(uid)))
+                        .attr("file", format!("{LOG_DIRECTORY}/{}", serial_log::file(uid)))
                         .attr("append", "on"),
                 )
                 .child(Element::new("target").attr("port", "0")),

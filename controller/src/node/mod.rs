@@ -48,6 +48,7 @@ mod queue;
 mod reconcile;
 mod report;
 mod seed;
+mod serial_log;
 mod snapshot_xml;
 mod status;
 mod sweep;
@@ -85,6 +86,7 @@ pub async fn run(
         pool: args.storage_pool.clone(),
         network: args.network.clone(),
         virt: args.virt_type,
+        serial_logs: args.serial_logs.clone(),
     };
     let background = CancellationToken::new();
     let _ends_with_this = background.clone().drop_guard();

@@ -51,7 +51,9 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("list_vm_events", Access::Vm),
     ("create_console_ticket", Access::Vm),
     ("get_vm_stats", Access::Vm),
+    ("get_vm_log", Access::Vm),
     ("open_console", Access::Vm),
+    ("open_serial_console", Access::Vm),
     ("list_snapshots", Access::Vm),
     ("create_snapshot", Access::Vm),
     ("get_snapshot", Access::Vm),
@@ -107,8 +109,8 @@ struct World<'a> {
     deleted: Rest,
 }
 
-/// The one operation that names a virtual machine in its query string.
-const CONSOLE: &str = "/ws/vnc";
+/// The operations that name a virtual machine in their query string.
+const CONSOLES: [&str; 2] = ["/ws/vnc", "/ws/serial"];
 const OWNER: &str = "matrix-owner";
 const OTHER: &str = "matrix-other";
 const PENDING: &str = "matrix-pending";
@@ -149,7 +151,7 @@ impl<'a> World<'a> {
 
     /// The path with the number of something that is there: a virtual machine or a snapshot of the owner, or a user.
     async fn path(&self, template: &str) -> Result<String> {
-        let id = if template.starts_with("/api/vms/{") || template == CONSOLE {
+        let id = if template.starts_with("/api/vms/{") || CONSOLES.contains(&template) {
             self.vm().await?
         } else if template.starts_with("/api/snapshots/{") {
             let owner = token_of(self.shared, OWNER, 3600).await?;
@@ -162,12 +164,14 @@ impl<'a> World<'a> {
         } else {
             Value::Null
         };
-        Ok(if template == CONSOLE { format!("{CONSOLE}?id={id}") } else { template.replace("{id}", &id.to_string()) })
+        let console = CONSOLES.contains(&template);
+        Ok(if console { format!("{template}?id={id}") } else { template.replace("{id}", &id.to_string()) })
     }
 
     /// Removes what a path named; virtual machines of snapshots go with their owner.
     async fn forget(&self, path: &str) -> Result<()> {
-        let path = path.replace(&format!("{CONSOLE}?id="), "/api/vms/");
+        let path =
+            CONSOLES.iter().fold(path.to_owned(), |path, console| path.replace(&format!("{console}?id="), "/api/vms/"));
         let mut parts = path.trim_start_matches("/api/").trim_start_matches("admin/").split('/');
         if let (Some(kind @ ("vms" | "users")), Some(id)) = (parts.next(), parts.next()) {
             let path = if kind == "vms" { format!("/api/vms/{id}") } else { format!("/api/admin/users/{id}") };

@@ -23,12 +23,12 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::shared::Shared;
 
-async fn number(vm: &TestVm<'_>) -> Result<i64> {
+pub async fn number(vm: &TestVm<'_>) -> Result<i64> {
     let vm = vm.until("has a number", SOON, |vm| vm.status.as_ref().is_some_and(|status| status.id.is_some())).await?;
     vm.status.and_then(|status| status.id).context("just seen")
 }
 
-async fn remove_user(shared: &Shared, name: &str) -> Result<()> {
+pub async fn remove_user(shared: &Shared, name: &str) -> Result<()> {
     let users = shared.admin.get("/api/admin/users").await?;
     let user = users.as_array().into_iter().flatten().find(|user| user["username"] == name).context("it is listed")?;
     shared.admin.ok(Method::DELETE, &format!("/api/admin/users/{}", user["id"]), None).await?;
@@ -139,12 +139,12 @@ fn vnc(id: i64, token: &str) -> String {
     format!("/ws/vnc?id={id}&token={token}")
 }
 
-async fn view(shared: &Shared, path: &str) -> Result<Viewer> {
+pub async fn view(shared: &Shared, path: &str) -> Result<Viewer> {
     let opened = Viewer::open(&shared.cluster.api_url(), path, &[("sec-websocket-protocol", "binary")]).await?;
     opened.map_err(|refused| anyhow::anyhow!("{refused:?}"))
 }
 
-async fn refused(shared: &Shared, path: &str, headers: &[(&'static str, &str)], status: u16) -> Result<()> {
+pub async fn refused(shared: &Shared, path: &str, headers: &[(&'static str, &str)], status: u16) -> Result<()> {
     match Viewer::open(&shared.cluster.api_url(), path, headers).await? {
         Ok(_) => anyhow::bail!("{path} {headers:?} was opened"),
         Err(refused) => {
@@ -219,7 +219,7 @@ pub async fn a_display_over_a_websocket(shared: &Shared) -> Result<()> {
     shared.drop_namespace(&namespace).await
 }
 
-fn descriptors(pid: i32) -> Result<usize> {
+pub fn descriptors(pid: i32) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 

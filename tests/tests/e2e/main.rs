@@ -15,6 +15,7 @@ mod lifecycle;
 mod outages;
 mod quota;
 mod reference;
+mod serial;
 mod shared;
 mod snapshots;
 
@@ -88,6 +89,11 @@ fn main() -> anyhow::Result<()> {
         console::a_display_over_a_websocket,
         console::consoles_leave_no_descriptor_behind,
         console::novnc_in_chromium,
+        serial::a_shell_over_a_websocket,
+        serial::who_may_open_it_and_how_it_ends,
+        serial::reconnects_leave_no_descriptor_behind,
+        serial::a_flood_and_a_deaf_guest_hurt_nobody,
+        serial::the_boot_log,
         crash::creating,
         crash::starting,
         crash::stopping,

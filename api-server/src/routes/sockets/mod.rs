@@ -1,4 +1,8 @@
 //! WebSockets.
 
+mod console;
+pub mod serial;
 pub mod vm_status;
 pub mod vnc;
+
+use console::console;

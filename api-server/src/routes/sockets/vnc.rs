@@ -5,21 +5,16 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
 use serde::Deserialize;
-use tracing::Instrument;
 use utoipa::IntoParams;
 
+use super::console;
 use crate::app::AppState;
-use crate::console;
+use crate::console::Kind;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::Params;
 use crate::socket::Opening;
 
-/// Most bytes of a message: what is pasted into a guest is the largest.
-const MESSAGE: usize = 1 << 20;
-/// The subprotocol of old noVNC and websockify, answered where it is offered.
-const BINARY: &str = "binary";
-
-/// Which display.
+/// Which virtual machine's.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ConsoleParams {
@@ -55,21 +50,5 @@ pub async fn open_console(
     Params(ConsoleParams { id }): Params<ConsoleParams>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
-    let vm = opening.vm(&app, &id)?;
-    let (upgrade, seat) = opening.accept(&app, upgrade)?;
-    // Opened before the upgrade, so that a refusal has a status and a body.
-    let display = app.agents.display(&app.stores, &vm).await?;
-    let session = opening.caller.session;
-    tracing::info!(vm.uid = vm.metadata.uid, "console opened");
-    let work = app.clone();
-    let serving = move |socket| {
-        async move {
-            console::serve(&work, socket, &session, display).await;
-            drop(seat);
-        }
-        .instrument(tracing::Span::current())
-    };
-    let upgrade = upgrade.protocols([BINARY]).max_message_size(MESSAGE).max_frame_size(MESSAGE);
-    let tasks = app.tasks.clone();
-    Ok(upgrade.on_upgrade(move |socket| tasks.track_future(serving(socket))))
+    console(app, &opening, &id, upgrade, Kind::Display).await
 }

@@ -11,8 +11,8 @@ use crate::model::Ticket;
 
 /// Get a ticket for one WebSocket of a virtual machine
 ///
-/// It stands in the place of a session's token in `?ticket=` of `/ws/vnc` or `/ws/vm-status`, once and within 30 s.
-/// Every replica of the server remembers by itself what was used.
+/// It stands in the place of a session's token in `?ticket=` of `/ws/vnc`, `/ws/serial` or `/ws/vm-status`, once and
+/// within 30 s. Every replica of the server remembers by itself what was used.
 #[utoipa::path(
     post,
     path = "/vms/{id}/console-ticket",

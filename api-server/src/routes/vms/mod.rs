@@ -7,6 +7,7 @@ pub mod delete;
 pub mod events;
 pub mod get;
 pub mod list;
+pub mod log;
 pub mod stats;
 
 use axum::Json;

@@ -1,6 +1,6 @@
 //! What is answered, and why not.
 
-pub use crate::https::answer::{Answer, Refusal, json};
+pub use crate::https::answer::{Answer, Refusal, json, raw};
 
 use super::super::hypervisor::{Class, HvError};
 
@@ -9,6 +9,7 @@ impl From<HvError> for Refusal {
         match error.class {
             Class::NotFound => Self::not_found(),
             Class::Stale => Self::conflict("the virtual machine is off"),
+            Class::Busy => Self::too_many(&format!("libvirt: {error}")),
             _ => Self::unavailable(&format!("libvirt: {error}")),
         }
     }

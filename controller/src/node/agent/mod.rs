@@ -1,10 +1,12 @@
-//! What the host serves to the API server over HTTPS: measurements and displays of its virtual machines.
+//! What the host serves to the API server over HTTPS: measurements, displays, serial consoles and boot logs
+//! of its virtual machines.
 //!
 //! Both sides prove themselves. The API server brings a token of its service account for our audience, which the
 //! Kubernetes API confirms (`caller`); this side has a certificate made at its start, whose key never leaves the process
 //! and which stands in the Host, where only this node may write.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 mod answer;
 mod caller;
+mod consoles;
 mod cpu;
+mod lines;
+mod log;
+mod serial;
 mod server;
 mod stats;
+mod upgrade;
 mod vnc;
 
 use super::args::Args;
@@ -45,7 +52,10 @@ struct Agent {
     hypervisor: Arc<Libvirt>,
     callers: Callers,
     cpu: cpu::Samples,
-    consoles: vnc::Consoles,
+    displays: consoles::Consoles,
+    terminals: consoles::Consoles,
+    lines: lines::Lines,
+    serial_logs: PathBuf,
     /// Cancelled when the process is to end.
     stop: CancellationToken,
 }
@@ -70,13 +80,16 @@ pub async fn start(
         Some(address) => address.clone(),
         None => address(&client, &args.node_name, local).await,
     };
-    tracing::info!(address = %local, advertised = address, "serving measurements and displays");
+    tracing::info!(address = %local, advertised = address, "serving measurements and consoles");
     let address = HostAddress { address, port: i32::from(local.port()) };
     let agent = Arc::new(Agent {
         hypervisor,
         callers: caller::api_server(client, system_namespace),
         cpu: cpu::Samples::default(),
-        consoles: vnc::Consoles::default(),
+        displays: consoles::Consoles::default(),
+        terminals: consoles::Consoles::default(),
+        lines: lines::Lines::default(),
+        serial_logs: args.serial_logs.clone(),
         stop: stop.clone(),
     });
     Ok((Endpoint { address, certificate }, https::serve(listener, TlsAcceptor::from(tls), agent, stop)))

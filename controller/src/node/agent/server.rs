@@ -6,7 +6,7 @@ use http::{Method, Request};
 use hyper::body::Incoming;
 
 use super::answer::{Answer, Refusal};
-use super::{Agent, stats, vnc};
+use super::{Agent, log, serial, stats, vnc};
 use crate::https::server::Handler;
 
 impl Handler for Agent {
@@ -21,6 +21,8 @@ async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Answer
     let Some((uid, what)) = route(&path) else { return Err(Refusal::not_found()) };
     match (request.method(), what) {
         (&Method::GET, "stats") => stats::get(agent, uid).await,
+        (&Method::GET, "log") => log::get(agent, uid, request.uri().query()).await,
+        (&Method::GET, "serial") => serial::get(agent, uid, request).await,
         (&Method::GET, "vnc") => vnc::get(agent, uid, request).await,
         _ => Err(Refusal::not_found()),
     }
@@ -42,6 +44,7 @@ mod tests {
         let uid = "550e8400-e29b-41d4-a716-446655440000";
         assert_eq!(route(&kvmoor_crds::agent::stats_path(uid)), Some((uid, "stats")));
         assert_eq!(route(&kvmoor_crds::agent::vnc_path(uid)), Some((uid, "vnc")));
+        assert_eq!(route(&kvmoor_crds::agent::serial_path(uid)), Some((uid, "serial")));
         for path in ["/", "/v1/vms/x/stats", "/v1/vms/../stats", "/v1/vms/", "/v1/vms//stats"] {
             assert_eq!(route(path), None, "{path}");
         }

@@ -2,6 +2,7 @@
 //! and `host`.
 
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use virt::connect::Connect;
 use super::super::args::VirtSetting;
 use super::super::domain_xml::DomainConfig;
 use super::super::metadata::Metadata;
+use super::super::serial_log;
 use super::super::snapshot_xml::SnapshotFacts;
 use super::super::volume_xml::Volume;
 use super::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Resumption};
@@ -24,6 +26,7 @@ mod error;
 mod events;
 mod host;
 mod measure;
+pub mod serial;
 mod snapshot;
 mod volume;
 
@@ -53,6 +56,8 @@ pub struct Settings {
     pub network: String,
     /// How guests are to run.
     pub virt: VirtSetting,
+    /// Where this process sees what libvirt writes down of the guests' serial ports.
+    pub serial_logs: PathBuf,
 }
 
 /// libvirt.
@@ -99,6 +104,14 @@ impl Libvirt {
     pub async fn display(&self, uid: &str) -> Result<Option<UnixStream>, HvError> {
         let uid = uid.to_owned();
         self.call("open the display", READ, move |connect| display::open(connect, &uid)).await
+    }
+
+    /// The serial port of a virtual machine, whose output goes to `outlet`; `None` where there is no domain.
+    pub async fn serial(&self, uid: &str, outlet: serial::Outlet) -> Result<Option<serial::SerialPort>, HvError> {
+        let (uri, uid) = (self.settings.uri.clone(), uid.to_owned());
+        // Not before libvirt is known to be there: whoever waits is told at once that it is not.
+        self.connection.get().await?;
+        self.calls.run("open the serial port", READ, move || serial::open(&uri, &uid, outlet)).await
     }
 
     /// Runs a blocking call with the connection.
@@ -208,7 +221,13 @@ impl Hypervisor for Libvirt {
     }
 
     async fn undefine(&self, uid: &str) -> Result<(), HvError> {
-        self.change("remove the domain", uid, domain::undefine).await
+        let logs = self.settings.serial_logs.clone();
+        let undefine = move |connect: &Connect, uid: &str| {
+            // Before the domain, which is what reminds us of it.
+            serial_log::remove(&logs, uid);
+            domain::undefine(connect, uid)
+        };
+        self.change("remove the domain", uid, undefine).await
     }
 
     async fn snapshot(&self, uid: &str, name: &str) -> Result<Option<SnapshotFacts>, HvError> {

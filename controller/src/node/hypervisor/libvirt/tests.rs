@@ -18,6 +18,7 @@ fn settings() -> Settings {
         pool: "default-pool".into(),
         network: "default".into(),
         virt: VirtSetting::Auto,
+        serial_logs: "/nonexistent".into(),
     }
 }
 

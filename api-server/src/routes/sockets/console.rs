@@ -1,0 +1,46 @@
+//! Opening a console: what `/ws/vnc` and `/ws/serial` have in common, which is all but the bytes.
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::response::Response;
+use tracing::Instrument;
+
+use crate::app::AppState;
+use crate::console::{self, Kind};
+use crate::error::ApiError;
+use crate::socket::Opening;
+
+/// Most bytes of a message: what is pasted into a guest is the largest.
+const MESSAGE: usize = 1 << 20;
+/// The subprotocol of old noVNC and websockify, answered where it is offered.
+const BINARY: &str = "binary";
+
+/// Opens a console of the virtual machine with that number.
+pub async fn console(
+    app: AppState,
+    opening: &Opening,
+    id: &str,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    kind: Kind,
+) -> Result<Response, ApiError> {
+    let vm = opening.vm(&app, id)?;
+    let (upgrade, seat) = opening.accept(&app, upgrade)?;
+    // Opened before the upgrade, so that a refusal has a status and a body.
+    let opened = match kind {
+        Kind::Display => app.agents.display(&app.stores, &vm).await?,
+        Kind::Serial => app.agents.serial(&app.stores, &vm).await?,
+    };
+    let session = opening.caller.session.clone();
+    tracing::info!(vm.uid = vm.metadata.uid, ?kind, "console opened");
+    let work = app.clone();
+    let serving = move |socket| {
+        async move {
+            console::serve(&work, socket, &session, kind, opened).await;
+            drop(seat);
+        }
+        .instrument(tracing::Span::current())
+    };
+    let upgrade = upgrade.protocols([BINARY]).max_message_size(MESSAGE).max_frame_size(MESSAGE);
+    let tasks = app.tasks.clone();
+    Ok(upgrade.on_upgrade(move |socket| tasks.track_future(serving(socket))))
+}
