@@ -119,25 +119,29 @@ impl Viewer {
 
     /// Reads text until `what` has come: all of it. Of a serial console, which speaks no RFB.
     pub async fn read_until(&mut self, what: &str, deadline: Duration) -> Result<String> {
-        let reading = async {
-            loop {
-                let text = String::from_utf8_lossy(self.buffer.make_contiguous()).into_owned();
-                if let Some(at) = text.find(what) {
-                    self.buffer.clear();
-                    self.buffer.extend(&text.as_bytes()[at + what.len()..]);
-                    return Ok(text[..at + what.len()].to_owned());
-                }
-                match self.socket.next().await {
-                    Some(Ok(Message::Binary(bytes))) => self.buffer.extend(bytes),
-                    Some(Ok(Message::Ping(_))) => {}
-                    other => bail!("after {text:?}: {other:?}"),
-                }
+        let end = tokio::time::Instant::now() + deadline;
+        let mut searched = 0;
+        loop {
+            let text = self.buffer.make_contiguous();
+            let found = text[searched..].windows(what.len()).position(|window| window == what.as_bytes());
+            if let Some(at) = found {
+                let read: Vec<u8> = self.buffer.drain(..searched + at + what.len()).collect();
+                return Ok(String::from_utf8_lossy(&read).into_owned());
             }
-        };
-        match timeout(deadline, reading).await {
-            Ok(read) => read,
-            Err(_) => bail!("{what:?} has not come, but {:?}", String::from_utf8_lossy(self.buffer.make_contiguous())),
+            searched = text.len().saturating_sub(what.len());
+            match tokio::time::timeout_at(end, self.socket.next()).await {
+                Ok(Some(Ok(Message::Binary(bytes)))) => self.buffer.extend(bytes),
+                Ok(Some(Ok(Message::Ping(_)))) => {}
+                Ok(other) => bail!("{what:?} has not come, but {other:?} after {:?}", self.last()),
+                Err(_) => bail!("{what:?} has not come in time, but {:?}", self.last()),
+            }
         }
+    }
+
+    /// The end of what was read and not used.
+    fn last(&mut self) -> String {
+        let text = self.buffer.make_contiguous();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(500)..]).into_owned()
     }
 
     /// Writes text, in a text message.

@@ -92,7 +92,6 @@ fn main() -> anyhow::Result<()> {
         serial::a_shell_over_a_websocket,
         serial::who_may_open_it_and_how_it_ends,
         serial::reconnects_leave_no_descriptor_behind,
-        serial::a_flood_and_a_deaf_guest_hurt_nobody,
         serial::the_boot_log,
         crash::creating,
         crash::starting,
