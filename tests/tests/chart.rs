@@ -2,6 +2,7 @@
 //! is tested by `make test-cluster`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -109,19 +110,55 @@ async fn a_real_server_takes_it_and_keeps_what_must_stay() -> Result<()> {
     let helm = Helm::find().await?.on(&cluster.control_plane().admin_kubeconfig());
     let client = cluster.client().await?;
     install(&helm, &client).await?;
+    an_upgrade_mends_and_keeps(&helm, &client).await?;
     every_rendering_is_valid(&helm, &client).await?;
     pods_are_as_restricted_as_they_can_be(&client).await?;
-    an_upgrade_mends_and_keeps(&helm, &client).await?;
     an_uninstall_keeps_what_people_made(&helm, &client).await?;
     cluster.stop().await
 }
 
 async fn install(helm: &Helm, client: &Client) -> Result<()> {
-    let said = helm.run(&["install", RELEASE, "{chart}", "--create-namespace"])?;
+    let older = older_chart()?;
+    let said = helm.run(&["install", RELEASE, &older.to_string_lossy(), "--create-namespace"])?;
+    std::fs::remove_dir_all(&older)?;
     ensure!(said.contains("get secret kvmoor-admin"), "the notes do not tell the first login: {said}");
     let vm = json!({ "metadata": { "name": "kept" }, "spec": { "cpu": 1, "memory": "64Mi" } });
     let vms: Api<VirtualMachine> = Api::namespaced(client.clone(), "default");
     vms.create(&PostParams::default(), &serde_json::from_value(vm)?).await?;
+    Ok(())
+}
+
+/// A field that an older chart did not have.
+const NEWER: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/displayName";
+
+/// The chart as it would be from before a field of the virtual machine.
+fn older_chart() -> Result<PathBuf> {
+    let dir = std::env::temp_dir().join(format!("kvmoor-older-chart-{}", std::process::id()));
+    copy(&chart(), &dir)?;
+    let path = dir.join("files/crds/virtualmachines.kvmoor.dev.yaml");
+    let mut definition: Value = serde_yaml::from_str(&std::fs::read_to_string(&path)?)?;
+    let (parent, field) = NEWER.rsplit_once('/').context("a path")?;
+    let fields = definition.pointer_mut(parent).and_then(Value::as_object_mut).context("the fields")?;
+    fields.remove(field).context("the newer field")?;
+    let rules =
+        definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations");
+    if let Some(rules) = rules.and_then(Value::as_array_mut) {
+        rules.retain(|rule| !rule.to_string().contains(field));
+    }
+    std::fs::write(&path, serde_json::to_string(&definition)?)?;
+    Ok(dir)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)?.flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &target)?;
+        } else {
+            std::fs::copy(&path, &target)?;
+        }
+    }
     Ok(())
 }
 
@@ -213,17 +250,17 @@ async fn an_upgrade_mends_and_keeps(helm: &Helm, client: &Client) -> Result<()> 
     let roles: Api<ClusterRole> = Api::all(client.clone());
     roles.delete("kvmoor-user", &DeleteParams::default()).await?;
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/displayName";
-    let older = json!([{ "op": "remove", "path": path }]);
-    let older: Patch<()> = Patch::Json(serde_json::from_value(older)?);
-    definitions.patch("virtualmachines.kvmoor.dev", &PatchParams::default(), &older).await?;
+    let has_field = async || -> Result<bool> {
+        let definition = definitions.get("virtualmachines.kvmoor.dev").await?;
+        Ok(serde_json::to_value(definition)?.pointer(NEWER).is_some())
+    };
+    ensure!(!has_field().await?, "the older definition has the newer field");
 
     helm.run(&["upgrade", RELEASE, "{chart}", "--set", "apiServer.replicas=3,log.filter=debug"])?;
     let deployment = deployments.get("kvmoor-api-server").await.context("the deleted Deployment")?;
     ensure!(deployment.spec.and_then(|spec| spec.replicas) == Some(3));
     roles.get("kvmoor-user").await.context("the deleted ClusterRole")?;
-    let definition = serde_json::to_value(definitions.get("virtualmachines.kvmoor.dev").await?)?;
-    ensure!(definition.pointer(path).is_some(), "the definition is still the older one");
+    ensure!(has_field().await?, "the definition is still the older one");
     ensure!(secrets(client).await? == before, "an upgrade changed a Secret");
 
     helm.run(&["upgrade", RELEASE, "{chart}", "--set", "admin.password=correct horse"])?;
