@@ -50,6 +50,12 @@ app.kubernetes.io/component: {{ .component }}
   value: {{ .Values.log.filter | quote }}
 {{- end }}
 
+{{/* Where metrics and health are served. Takes the address to listen on. */}}
+{{- define "kvmoor.metricsEnv" -}}
+- name: KVMOOR_METRICS_ADDRESS
+  value: "{{ . }}:18446"
+{{- end }}
+
 {{/* A pod of which nothing reaches beyond the API: the Pod Security Standard "restricted". */}}
 {{- define "kvmoor.restrictedPod" -}}
 runAsNonRoot: true
