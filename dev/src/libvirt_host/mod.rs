@@ -7,7 +7,6 @@ mod kvm;
 mod members;
 mod mounts;
 mod network;
-mod reaper;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,13 +25,12 @@ pub(crate) use members::end_members;
 pub use members::members;
 pub use mounts::PrivateMounts;
 pub(crate) use network::remove_networks;
-use reaper::Reaper;
 
 use crate::{
     deadline::until,
     files,
     instance::{Instance, NetworkRecord},
-    process::{Managed, ProcessId},
+    process::{Managed, ProcessId, reap_orphans},
     virsh::Virsh,
 };
 
@@ -57,8 +55,6 @@ struct Own {
     dirs: Dirs,
     daemons: Daemons,
     network: NetworkRecord,
-    /// Held for what it does until it is dropped.
-    _reaper: Reaper,
 }
 
 impl LibvirtHost {
@@ -87,8 +83,8 @@ impl LibvirtHost {
         let socket = Daemons::socket(&dirs.run);
         let uri = format!("qemu+unix:///system?socket={}", socket.display());
         let daemons = Daemons::new(&format!("host-{index}"), &dirs, instance)?;
-        let _reaper = Reaper::start(dirs.run.join(GUESTS))?;
-        let host = Self { uri, own: Some(Own { dirs, daemons, network, _reaper }) };
+        reap_orphans()?;
+        let host = Self { uri, own: Some(Own { dirs, daemons, network }) };
         host.bring_up(&base).await.with_context(|| format!("start libvirt host {index}"))?;
         Ok(host)
     }

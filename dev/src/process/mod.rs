@@ -2,6 +2,7 @@
 
 mod id;
 mod managed;
+mod reaper;
 mod run;
 mod running;
 mod spawner;
@@ -9,6 +10,7 @@ mod spec;
 
 pub use id::ProcessId;
 pub use managed::Managed;
+pub(crate) use reaper::reap_orphans;
 pub(crate) use run::output;
 pub use run::run;
 pub use spec::Spec;
