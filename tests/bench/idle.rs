@@ -33,6 +33,10 @@ pub async fn measure(cluster: &Cluster, figures: &mut Figures) -> Result<()> {
     };
     let (leases, others): (Vec<_>, Vec<_>) =
         entries.iter().filter(ours).partition(|entry| entry.object_ref.resource == "leases");
+    for entry in &others {
+        let (writer, object) = (&entry.user.username, &entry.object_ref);
+        println!("# written while idle: {} {}/{} by {writer}", entry.verb, object.resource, object.name);
+    }
     figures.add("idle_20_vms_60_s_writes_but_leases", others.len() as f64, "writes");
     figures.add("idle_20_vms_60_s_lease_writes", leases.len() as f64, "writes");
     processes::measure(cluster, "20_vms", figures)?;
