@@ -1,7 +1,8 @@
 //! The benchmarks: Kvmoor beside raw libvirt, in one run, on the same machine.
 //!
 //! Each figure is printed as one line, `name value unit`, and all stand in `target/bench.json`. Nothing here is
-//! asserted: a loaded machine makes figures worse, not wrong. `cargo bench --workspace --bench kvmoor -- NAME` runs one of them.
+//! asserted: a loaded machine makes figures worse, not wrong. `cargo bench --workspace --bench kvmoor -- NAME` runs one of
+//! them, and with `--list` in the place of NAME says which there are.
 
 mod create;
 mod death;
@@ -10,12 +11,15 @@ mod figures;
 mod idle;
 mod processes;
 mod snapshots;
+mod vnc;
 
 use anyhow::Result;
 use figures::Figures;
 use kvmoor_dev::Cluster;
 use kvmoor_tests::rest;
 
+/// What is measured, each by its name.
+const NAMES: [&str; 6] = ["create", "death", "feed", "snapshots", "vnc", "idle"];
 /// How often each thing is measured.
 const SAMPLES: usize = 20;
 /// The namespace of the virtual machines that are made through the Kubernetes API.
@@ -23,6 +27,10 @@ const NAMESPACE: &str = "default";
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    if std::env::args().any(|argument| argument == "--list") {
+        println!("{}", NAMES.map(|name| format!("{name}: benchmark")).join("\n"));
+        return Ok(());
+    }
     // cargo passes `--bench`.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|filter| name.contains(filter.as_str()));
@@ -49,6 +57,9 @@ async fn measure(cluster: &Cluster, figures: &mut Figures, wants: impl Fn(&str) 
     }
     if wants("snapshots") {
         snapshots::measure(cluster, &admin, figures).await?;
+    }
+    if wants("vnc") {
+        vnc::measure(cluster, &admin, figures).await?;
     }
     if wants("idle") {
         idle::measure(cluster, figures).await?;

@@ -1,11 +1,12 @@
-//! A viewer as small as can be: RFB 3.8 (RFC 6143) over a WebSocket, raw encoding only.
+//! A viewer as small as can be: RFB 3.8 (RFC 6143) over a WebSocket or the display's own socket, raw encoding only.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::StatusCode;
@@ -28,10 +29,17 @@ pub struct Refused {
 /// A viewer.
 #[derive(Debug)]
 pub struct Viewer {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    link: Link,
     buffer: VecDeque<u8>,
     /// The subprotocol that the server chose.
     pub protocol: Option<String>,
+}
+
+/// What RFB is spoken over.
+#[derive(Debug)]
+enum Link {
+    Socket(Box<WebSocketStream<MaybeTlsStream<TcpStream>>>),
+    Display(UnixStream),
 }
 
 /// The display's size and what one update brought.
@@ -57,7 +65,7 @@ impl Viewer {
             Ok((socket, answer)) => {
                 let protocol = answer.headers().get("sec-websocket-protocol");
                 let protocol = protocol.map(|value| value.to_str().map(str::to_owned)).transpose()?;
-                Ok(Ok(Self { socket, buffer: VecDeque::new(), protocol }))
+                Ok(Ok(Self { link: Link::Socket(Box::new(socket)), buffer: VecDeque::new(), protocol }))
             }
             Err(Error::Http(answer)) => {
                 let body = String::from_utf8_lossy(answer.body().as_deref().unwrap_or_default()).into_owned();
@@ -65,6 +73,11 @@ impl Viewer {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A viewer of a display that libvirt has handed over.
+    pub fn of_display(display: UnixStream) -> Self {
+        Self { link: Link::Display(display), buffer: VecDeque::new(), protocol: None }
     }
 
     /// Speaks RFB up to the size of the display. `shared` says whether others may look on.
@@ -108,10 +121,18 @@ impl Viewer {
     /// Reads that many bytes.
     pub async fn read(&mut self, length: usize) -> Result<Vec<u8>> {
         while self.buffer.len() < length {
-            match timeout(DEADLINE, self.socket.next()).await.context("nothing comes")? {
-                Some(Ok(Message::Binary(bytes))) => self.buffer.extend(bytes),
-                Some(Ok(Message::Ping(_))) => {}
-                other => bail!("not RFB: {other:?}"),
+            match &mut self.link {
+                Link::Socket(socket) => match timeout(DEADLINE, socket.next()).await.context("nothing comes")? {
+                    Some(Ok(Message::Binary(bytes))) => self.buffer.extend(bytes),
+                    Some(Ok(Message::Ping(_))) => {}
+                    other => bail!("not RFB: {other:?}"),
+                },
+                Link::Display(display) => {
+                    let mut bytes = [0; 64 << 10];
+                    let read = timeout(DEADLINE, display.read(&mut bytes)).await.context("nothing comes")??;
+                    ensure!(read > 0, "the display is off");
+                    self.buffer.extend(&bytes[..read]);
+                }
             }
         }
         Ok(self.buffer.drain(..length).collect())
@@ -129,12 +150,20 @@ impl Viewer {
                 return Ok(String::from_utf8_lossy(&read).into_owned());
             }
             searched = text.len().saturating_sub(what.len());
-            match tokio::time::timeout_at(end, self.socket.next()).await {
+            match tokio::time::timeout_at(end, self.socket()?.next()).await {
                 Ok(Some(Ok(Message::Binary(bytes)))) => self.buffer.extend(bytes),
                 Ok(Some(Ok(Message::Ping(_)))) => {}
                 Ok(other) => bail!("{what:?} has not come, but {other:?} after {:?}", self.last()),
                 Err(_) => bail!("{what:?} has not come in time, but {:?}", self.last()),
             }
+        }
+    }
+
+    /// The WebSocket, where it is one: only those have texts and close codes.
+    fn socket(&mut self) -> Result<&mut WebSocketStream<MaybeTlsStream<TcpStream>>> {
+        match &mut self.link {
+            Link::Socket(socket) => Ok(socket),
+            Link::Display(_) => bail!("this is no WebSocket"),
         }
     }
 
@@ -146,19 +175,24 @@ impl Viewer {
 
     /// Writes text, in a text message.
     pub async fn write_text(&mut self, text: &str) -> Result<()> {
-        Ok(self.socket.send(Message::text(text)).await?)
+        Ok(self.socket()?.send(Message::text(text)).await?)
     }
 
     /// Writes.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.socket.send(Message::binary(bytes.to_vec())).await?)
+        match &mut self.link {
+            Link::Socket(socket) => socket.send(Message::binary(bytes.to_vec())).await?,
+            Link::Display(display) => display.write_all(bytes).await?,
+        }
+        Ok(())
     }
 
     /// Reads until the server closes: with which code, and why.
     pub async fn until_closed(&mut self, deadline: Duration) -> Result<Option<CloseFrame>> {
+        let socket = self.socket()?;
         let closed = async {
             loop {
-                match self.socket.next().await {
+                match socket.next().await {
                     Some(Ok(Message::Close(frame))) => return Ok(frame),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error.into()),
@@ -171,7 +205,7 @@ impl Viewer {
 
     /// Closes.
     pub async fn close(mut self) -> Result<()> {
-        self.socket.close(None).await?;
+        self.socket()?.close(None).await?;
         self.until_closed(DEADLINE).await?;
         Ok(())
     }
