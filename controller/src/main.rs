@@ -7,6 +7,7 @@ mod fault;
 mod https;
 mod node;
 mod telemetry;
+mod warnings;
 
 use std::time::Duration;
 

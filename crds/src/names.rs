@@ -11,6 +11,9 @@ pub const VM_FINALIZER: &str = "kvmoor.dev/host";
 pub const USER_FINALIZER: &str = "kvmoor.dev/tenant";
 /// Label of a namespace that belongs to a user; the value is the User's UID.
 pub const USER_LABEL: &str = "kvmoor.dev/user";
+/// Annotation of a virtual machine whose creator waits for the verdict: over quota it is refused for good and deleted,
+/// instead of waiting for room. It means nothing once the virtual machine was admitted.
+pub const REFUSE_OVER_QUOTA_ANNOTATION: &str = "kvmoor.dev/refuse-over-quota";
 /// Annotation of a password Secret made from another Secret: that one's resourceVersion.
 pub const SOURCE_VERSION_ANNOTATION: &str = "kvmoor.dev/source-version";
 /// Annotation of the Secret [`JWT_SECRET`]: the key id in use for signing.

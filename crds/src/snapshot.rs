@@ -1,12 +1,9 @@
 //! VirtualMachineSnapshot: the state of a virtual machine at one moment, kept by its host.
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::quantity::optional_quantity_schema;
 
 /// The state of a virtual machine at one moment: its disks and, when it runs, its memory.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -82,11 +79,7 @@ pub struct VirtualMachineSnapshotStatus {
     /// Whether it holds the guest's memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub has_memory: Option<bool>,
-    /// Space that it takes in the storage pool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "optional_quantity_schema")]
-    pub size: Option<Quantity>,
-    /// How it was taken: Online, GuestAgent, NoGuestAgent, QuiesceFailed.
+    /// How it was taken: Online is of a guest that was on. How much space it takes libvirt does not tell.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indications: Vec<String>,
     /// Conditions, by type.

@@ -1,5 +1,6 @@
 //! What the end-to-end tests and the benchmarks share: a client as a user would write it, and waiting with deadlines.
 
+pub mod events;
 pub mod feed;
 pub mod helm;
 pub mod picture;

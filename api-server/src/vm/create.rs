@@ -1,5 +1,6 @@
 //! Creating a virtual machine: the object is written, the cluster controller counts it against the quota and gives it
-//! its number, and only then is there an answer. What is refused is taken back.
+//! its number, and only then is there an answer. What is refused is taken back; should this server die before, the cluster
+//! controller does that, by an annotation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,7 @@ impl NewVm {
         let mut object = VirtualMachine::new(&name::generate(&self.name), spec);
         let cloud_init = guest_data::cloud_init(&object.name_any(), &self.guest_data, &self.ssh_authorized_keys);
         object.spec.cloud_init = cloud_init;
+        object.annotations_mut().insert(names::REFUSE_OVER_QUOTA_ANNOTATION.to_owned(), "true".to_owned());
         Ok(object)
     }
 }
@@ -164,6 +166,7 @@ mod tests {
         };
         let object = new.object().unwrap();
         assert!(object.name_any().starts_with("my-vm-"));
+        assert_eq!(object.annotations()["kvmoor.dev/refuse-over-quota"], "true");
         let spec = serde_json::to_value(&object.spec).unwrap();
         assert_eq!(spec.get("displayName"), Some(&json!("My VM")));
         assert_eq!(spec.get("memory"), Some(&json!("2Gi")));

@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
+use kvmoor_crds::names;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ use crate::cluster::ids::Kind;
 use crate::cluster::ids::marks::Marks;
 use crate::cluster::leader::{Leadership, Settings};
 use crate::cluster::writer::Writer;
+use crate::warnings::Warnings;
 
 /// How long the loops may take to finish the writes under way when the process is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -121,6 +123,7 @@ async fn lead(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let writer = Writer::new(client.clone(), leadership.claim());
+    let warnings = Warnings::new(client.clone(), names::LEADER_LEASE, None);
     let marks = Arc::new(Marks::new(writer.clone(), system_namespace.clone()));
     let (usage_tx, usage) = watch::channel(None);
     let (count_tx, snapshot_count) = watch::channel(None);
@@ -135,6 +138,7 @@ async fn lead(
         system_namespace: system_namespace.clone(),
         cpu_overcommit,
         usage: usage_tx,
+        warnings: warnings.clone(),
         gone: vm_gone.clone(),
         stop: stop.clone(),
     }));
@@ -153,6 +157,7 @@ async fn lead(
         ids: ids::Source::load(Kind::VirtualMachineSnapshot, marks.clone()).await.context("cannot read the ids")?,
         system_namespace: system_namespace.clone(),
         count: count_tx,
+        warnings,
         stop: stop.clone(),
     }));
     loops.spawn(catalog::run(catalog::Context {

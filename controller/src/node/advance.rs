@@ -15,6 +15,7 @@ use super::operation::{self, Decision, Kind, Operation, Outcome, decide};
 use super::publish::PublishError;
 use super::queue::Request;
 use super::reconcile::ReconcileError;
+use super::report;
 use super::tell::{Progress, tell};
 
 /// What fails so often for a reason of its own is not tried again. A deletion always is.
@@ -67,6 +68,9 @@ pub async fn advance<H: Hypervisor>(
         Decision::Wait => return Ok(Some(CHANGING)),
         Decision::Over(outcome) => {
             tell(&ctx.client, &ctx.told, operation, request, Progress::Over(outcome)).await?;
+            if let Outcome::Failed { reason, message } = outcome {
+                report::warn_of(&ctx.client, &ctx.node_name, request, reason, message);
+            }
             tracing::info!(vm.uid = uid, operation.uid, kind = ?operation.kind, failed = failed_with(outcome), "over");
             ctx.operation_failures.succeeded(&operation.uid);
             return Ok(Some(Duration::ZERO));
@@ -137,6 +141,10 @@ async fn failed<H>(
     }
     let failure = Failure { step, reason, message: format!("Cannot {}: {}.", error.op, error.message) };
     let now = Instant::now();
+    let said = ctx.operation_failures.last(&operation.uid, &operation.libvirt_name);
+    if said.is_none_or(|(said, _)| said.message != failure.message) {
+        report::warn_of(&ctx.client, &ctx.node_name, request, reason, &message);
+    }
     let delay = ctx.operation_failures.failed(&operation.uid, &operation.libvirt_name, failure, now);
     tell(&ctx.client, &ctx.told, operation, request, Progress::Begun(Some(&message))).await.or_else(tolerated)?;
     Ok(Some(delay.min(Duration::from_secs(30))))

@@ -1,27 +1,16 @@
-//! Kubernetes Events about virtual machines: failures, and guests that went off by themselves.
-//!
-//! Nothing depends on an Event; one that cannot be written is logged and forgotten.
-
-use std::time::Duration;
+//! What a host warns of: failures, and guests that went off by themselves.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use kvmoor_crds::VirtualMachine;
 
 use super::desired::Identity;
-
-/// The API takes at most 1 kB.
-const LONGEST_NOTE: usize = 1000;
-/// How long one may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+use super::queue::Request;
+use crate::warnings::{Warning, Warnings, about};
 
 /// Writes a warning beside a virtual machine, in the background.
 pub fn warn(client: &Client, node_name: &str, identity: &Identity, reason: &'static str, note: &str) {
-    let reporter = Reporter { controller: "kvmoor-controller-node".to_owned(), instance: Some(node_name.to_owned()) };
-    // A Recorder repeats the note of the first Event of a kind, so each note gets its own.
-    let recorder = Recorder::new(client.clone(), reporter);
-    let reference = ObjectReference {
+    let about = ObjectReference {
         api_version: Some(VirtualMachine::api_version(&()).into_owned()),
         kind: Some(VirtualMachine::kind(&()).into_owned()),
         name: Some(identity.name.clone()),
@@ -29,40 +18,20 @@ pub fn warn(client: &Client, node_name: &str, identity: &Identity, reason: &'sta
         uid: Some(identity.uid.clone()),
         ..ObjectReference::default()
     };
-    let event = Event {
-        type_: EventType::Warning,
-        reason: reason.to_owned(),
-        note: Some(truncated(note)),
-        action: "Synchronize".to_owned(),
-        secondary: None,
+    say(client, node_name, about, Warning { action: "Synchronize", reason, note: note.to_owned() });
+}
+
+/// Writes a warning beside a snapshot or restore, in the background.
+pub fn warn_of(client: &Client, node_name: &str, request: &Request, reason: &'static str, note: &str) {
+    let (about, action) = match request {
+        Request::Snapshot(snapshot) => (about(&**snapshot), "Snapshot"),
+        Request::Restore(restore) => (about(&**restore), "Restore"),
     };
-    let uid = identity.uid.clone();
-    tokio::spawn(async move {
-        match tokio::time::timeout(DEADLINE, recorder.publish(&event, &reference)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(kube::Error::Api(status))) => {
-                tracing::warn!(vm.uid = uid, message = status.message, "cannot write an event");
-            }
-            Ok(Err(error)) => tracing::warn!(vm.uid = uid, %error, "cannot write an event"),
-            Err(_) => tracing::warn!(vm.uid = uid, "cannot write an event: no answer"),
-        }
-    });
+    say(client, node_name, about, Warning { action, reason, note: note.to_owned() });
 }
 
-fn truncated(note: &str) -> String {
-    note.chars()
-        .scan(0, |length, c| {
-            *length += c.len_utf8();
-            (*length <= LONGEST_NOTE).then_some(c)
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn notes_end_on_a_character() {
-        let note = super::truncated(&"é".repeat(900));
-        assert_eq!(note.len(), 1000);
-    }
+fn say(client: &Client, node_name: &str, about: ObjectReference, warning: Warning) {
+    // They are said when the words change, and a Recorder would repeat the first, so each gets its own.
+    let warnings = Warnings::new(client.clone(), "kvmoor-controller-node", Some(node_name.to_owned()));
+    warnings.say_later(about, warning);
 }

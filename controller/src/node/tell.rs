@@ -121,6 +121,8 @@ fn snapshot_status(
         Progress::Over(Outcome::Taken(facts)) => {
             status.created_at = Timestamp::from_second(facts.created_at).ok().map(Time);
             status.has_memory = Some(facts.has_memory);
+            // With its memory a guest goes on where it was, so that nothing in it has to be quiet for the disks' sake.
+            status.indications = facts.has_memory.then(|| "Online".to_owned()).into_iter().collect();
             findings.push(ready(true, "Taken", "It can be restored."));
             SnapshotPhase::Ready
         }

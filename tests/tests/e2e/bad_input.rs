@@ -7,6 +7,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Host, Image, Phase};
+use kvmoor_tests::events::until_warned;
 use kvmoor_tests::vm::{SOON, TestVm, blank, with};
 use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
@@ -67,6 +68,8 @@ pub async fn no_host_fits(shared: &Shared) -> Result<()> {
     let vm = TestVm::create(&shared.cluster, &namespace, "selected", selected).await?;
     let message = vm.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
     ensure!(message.contains("0/1"), "it counts the hosts: {message}");
+    let warning = until_warned(&shared.cluster, &namespace, vm.uid(), "Unschedulable").await?;
+    ensure!(warning == message, "{warning}");
     let phase = vm.get().await?.status.and_then(|status| status.phase);
     ensure!(phase == Some(Phase::Pending), "Pending, not {phase:?}");
     vm.remove().await?;

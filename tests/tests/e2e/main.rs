@@ -8,6 +8,7 @@ mod bad_input;
 mod conformance;
 mod console;
 mod crash;
+mod crash_cluster;
 mod feed;
 mod guest_data;
 mod installation;
@@ -100,6 +101,8 @@ fn main() -> anyhow::Result<()> {
         crash::renewing_the_seed,
         crash::deleting,
         crash::cluster_controller,
+        crash_cluster::the_api_server_before_a_refusal,
+        crash_cluster::the_cluster_controller_and_snapshots,
         snapshots::crash_while_taking,
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,

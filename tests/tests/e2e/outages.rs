@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, VirtualMachine, conditions};
+use kvmoor_tests::events::until_warned;
 use kvmoor_tests::vm::{SOON, TestVm, blank, in_phase, tiny};
 use kvmoor_tests::wait;
 use serde_json::json;
@@ -99,6 +100,7 @@ pub async fn a_host_is_lost_and_comes_back(shared: &Shared) -> Result<()> {
     let conditions = lost.status.context("a status")?.conditions;
     let reachable = conditions::find(&conditions, types::HOST_REACHABLE).context("HostReachable")?;
     ensure!(reachable.status == "False" && reachable.reason == "NodeLost", "{reachable:?}");
+    until_warned(&shared.cluster, &namespace, vm.uid(), "NodeLost").await?;
     ensure!(vm.qemu() == Some(qemu), "the guest runs on");
     ensure!(lost.spec.node_name.is_some(), "it is not moved");
     agent.start()?;

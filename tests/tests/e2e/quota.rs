@@ -10,6 +10,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, Quota, names};
+use kvmoor_tests::events::until_warned;
 use kvmoor_tests::rest::Rest;
 use kvmoor_tests::vm::{SOON, TestVm, blank, with};
 use kvmoor_tests::wait;
@@ -188,6 +189,8 @@ pub async fn the_cluster_controller_has_the_last_word(shared: &Shared) -> Result
     ensure!(message.contains("virtual machines 1 used + 1 requested > 1 allowed"), "the numbers: {message}");
     let phase = second.get().await?.status.and_then(|status| status.phase);
     ensure!(phase == Some(Phase::Pending), "Pending, not {phase:?}");
+    let warning = until_warned(&shared.cluster, &namespace, second.uid(), "QuotaExceeded").await?;
+    ensure!(warning.contains("requested > 1 allowed"), "{warning}");
     ensure!(second.domains().await?.is_empty() && second.volumes().await?.is_empty(), "nothing in libvirt");
     // Growing by a resize is no way around it either.
     quota.set(json!({ "maxCpu": 2 })).await?;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kvmoor_crds::{
     Phase, Quota, RestorePhase, SnapshotPhase, VirtualMachineRestore, VirtualMachineSnapshot, conditions, names,
 };
+use kvmoor_tests::events::until_warned;
 use kvmoor_tests::rest::Rest;
 use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, in_phase, with};
 use kvmoor_tests::wait;
@@ -200,6 +201,8 @@ pub async fn errors_are_clear(shared: &Shared) -> Result<()> {
     // A restore of what is not there says so.
     let restore = TestRestore::create(shared, &namespace, "nothing").await?;
     restore.until_phase(RestorePhase::Failed).await?;
+    let warning = until_warned(&shared.cluster, &namespace, &restore.uid, "SnapshotMissing").await?;
+    ensure!(warning.contains("There is no snapshot nothing"), "{warning}");
 
     // One that libvirt has lost can be neither restored nor hold up its deletion.
     let name = taken["libvirt_name"].as_str().context("a name")?;
@@ -207,6 +210,12 @@ pub async fn errors_are_clear(shared: &Shared) -> Result<()> {
     let restored = format!("/api/snapshots/{}/restore", taken["id"]);
     let (status, answer) = shared.admin.call(Method::POST, &restored, Some(json!({}))).await?;
     ensure!(status == StatusCode::CONFLICT, "{status} {answer}");
+    let restores: Api<VirtualMachineRestore> = Api::namespaced(shared.cluster.client().await?, &namespace);
+    let of_taken = restores.list(&ListParams::default()).await?.items.into_iter();
+    let failed =
+        of_taken.filter(|restore| restore.spec.snapshot_name != "nothing").find_map(|restore| restore.metadata.uid);
+    let warning = until_warned(&shared.cluster, &namespace, &failed.context("a restore")?, "SnapshotMissing").await?;
+    ensure!(warning.contains("does not have the snapshot any more"), "{warning}");
     in_phase_now(&vm, Phase::Running).await?;
     shared.admin.ok(Method::DELETE, &format!("/api/snapshots/{}", taken["id"]), None).await?;
     ensure!(vm.starts()? == 1, "the guest was left alone");
@@ -251,14 +260,14 @@ pub async fn quota(shared: &Shared) -> Result<()> {
 }
 
 /// A snapshot made through the Kubernetes API.
-struct TestSnapshot {
+pub struct TestSnapshot {
     api: Api<VirtualMachineSnapshot>,
-    name: String,
+    pub name: String,
     uid: String,
 }
 
 impl TestSnapshot {
-    async fn create(shared: &Shared, namespace: &str, name: &str, vm: &str) -> Result<Self> {
+    pub async fn create(shared: &Shared, namespace: &str, name: &str, vm: &str) -> Result<Self> {
         let api: Api<VirtualMachineSnapshot> = Api::namespaced(shared.cluster.client().await?, namespace);
         let object = json!({
             "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachineSnapshot", "metadata": { "name": name },
@@ -272,11 +281,15 @@ impl TestSnapshot {
         names::snapshot(&self.uid)
     }
 
-    async fn phase(&self) -> Result<Option<SnapshotPhase>> {
-        Ok(self.api.get(&self.name).await?.status.and_then(|status| status.phase))
+    pub async fn get(&self) -> Result<VirtualMachineSnapshot> {
+        Ok(self.api.get(&self.name).await?)
     }
 
-    async fn until_phase(&self, phase: SnapshotPhase) -> Result<()> {
+    pub async fn phase(&self) -> Result<Option<SnapshotPhase>> {
+        Ok(self.get().await?.status.and_then(|status| status.phase))
+    }
+
+    pub async fn until_phase(&self, phase: SnapshotPhase) -> Result<()> {
         let what = format!("snapshot {} is {}", self.name, phase.as_str());
         wait::until(&what, SOON, || self.phase(), |found| *found == Some(phase)).await?;
         Ok(())
@@ -292,39 +305,40 @@ impl TestSnapshot {
         wait::until(&what, SOON, look, Option::is_some).await?.context("just seen")
     }
 
-    async fn is_gone(&self) -> Result<bool> {
+    pub async fn is_gone(&self) -> Result<bool> {
         Ok(self.api.get_opt(&self.name).await?.is_none())
     }
 
-    async fn until_gone(&self) -> Result<()> {
+    pub async fn until_gone(&self) -> Result<()> {
         wait::until(&format!("snapshot {} is gone", self.name), SOON, || self.is_gone(), |gone| *gone).await?;
         Ok(())
     }
 }
 
 /// A restore made through the Kubernetes API.
-struct TestRestore {
+pub struct TestRestore {
     api: Api<VirtualMachineRestore>,
     name: String,
+    uid: String,
 }
 
 impl TestRestore {
-    async fn create(shared: &Shared, namespace: &str, snapshot: &str) -> Result<Self> {
+    pub async fn create(shared: &Shared, namespace: &str, snapshot: &str) -> Result<Self> {
         let api: Api<VirtualMachineRestore> = Api::namespaced(shared.cluster.client().await?, namespace);
         let name = format!("restore-{snapshot}");
         let object = json!({
             "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachineRestore", "metadata": { "name": name },
             "spec": { "snapshotName": snapshot },
         });
-        api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-        Ok(Self { api, name })
+        let made = api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        Ok(Self { api, name, uid: made.metadata.uid.context("a UID")? })
     }
 
-    async fn phase(&self) -> Result<Option<RestorePhase>> {
+    pub async fn phase(&self) -> Result<Option<RestorePhase>> {
         Ok(self.api.get(&self.name).await?.status.and_then(|status| status.phase))
     }
 
-    async fn until_phase(&self, phase: RestorePhase) -> Result<()> {
+    pub async fn until_phase(&self, phase: RestorePhase) -> Result<()> {
         wait::until(&format!("{}: {phase:?}", self.name), SOON, || self.phase(), |found| *found == Some(phase)).await?;
         Ok(())
     }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::stream::{self, SelectAll, StreamExt as _};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use kvmoor_crds::conditions::{Finding, types};
+use kvmoor_crds::conditions::{Finding, Truth, find, types};
 use kvmoor_crds::{
     Quota, RestorePhase, SnapshotPhase, VirtualMachine, VirtualMachineRestore, VirtualMachineRestoreStatus,
     VirtualMachineSnapshot, VirtualMachineSnapshotStatus, names,
@@ -30,6 +31,7 @@ use crate::cluster::backoff::Backoff;
 use crate::cluster::ids;
 use crate::cluster::mirror::{Change, Mirror, View, changes};
 use crate::cluster::writer::{WriteError, Writer};
+use crate::warnings::{Warning, Warnings, about};
 
 /// How long to wait when ids cannot be reserved.
 const IDS_RETRY: Duration = Duration::from_millis(500);
@@ -49,6 +51,8 @@ pub struct Context {
     pub system_namespace: String,
     /// Where to tell how many there are.
     pub count: watch::Sender<CountByNamespace>,
+    /// Where warnings go.
+    pub warnings: Warnings,
     /// When to stop.
     pub stop: CancellationToken,
 }
@@ -283,6 +287,7 @@ impl Keeper {
         let before = snapshot.status.clone().unwrap_or_default();
         let Some(id) = before.id.or_else(|| self.context.ids.take()) else { return Ok(None) };
         let generation = snapshot.metadata.generation;
+        let warning = findings.iter().find_map(|finding| refusal(finding, &before.conditions));
         let conditions = findings
             .into_iter()
             .map(|finding| finding.into_condition(&before.conditions, generation, Timestamp::now()))
@@ -297,7 +302,11 @@ impl Keeper {
         };
         let patch = Patch::Apply(status_document(snapshot, &json!(status)));
         let params = PatchParams::apply(names::CLUSTER_MANAGER).force();
-        self.context.writer.write(api.patch_status(&snapshot.name_any(), &params, &patch)).await.map(Some)
+        let told = self.context.writer.write(api.patch_status(&snapshot.name_any(), &params, &patch)).await?;
+        if let Some(warning) = warning {
+            self.context.warnings.say_later(about(&told), warning);
+        }
+        Ok(Some(told))
     }
 
     async fn look_at_restore(&mut self, restore: &VirtualMachineRestore) -> Option<Instant> {
@@ -353,6 +362,7 @@ impl Keeper {
     ) -> Result<VirtualMachineRestore, WriteError> {
         debug_assert_eq!(finding.type_, types::READY);
         let before = restore.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let warning = Warning { action: "Restore", reason: finding.reason, note: finding.message.clone() };
         let condition = finding.into_condition(before, restore.metadata.generation, Timestamp::now());
         let status = VirtualMachineRestoreStatus {
             phase: Some(phase),
@@ -361,8 +371,19 @@ impl Keeper {
         };
         let patch = Patch::Apply(status_document(restore, &json!(status)));
         let params = PatchParams::apply(names::CLUSTER_MANAGER).force();
-        self.context.writer.write(api.patch_status(&restore.name_any(), &params, &patch)).await
+        let told = self.context.writer.write(api.patch_status(&restore.name_any(), &params, &patch)).await?;
+        if phase == RestorePhase::Failed {
+            self.context.warnings.say_later(about(&told), warning);
+        }
+        Ok(told)
     }
+}
+
+/// The warning about a refusal that was not said before.
+fn refusal(finding: &Finding, before: &[Condition]) -> Option<Warning> {
+    let said = find(before, finding.type_).is_some_and(|said| said.status == "False" && said.reason == finding.reason);
+    let is_new = finding.status == Truth::False && !said;
+    is_new.then(|| Warning { action: "Admit", reason: finding.reason, note: finding.message.clone() })
 }
 
 fn earliest(left: Option<Instant>, right: Option<Instant>) -> Option<Instant> {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use kvmoor_crds::Phase;
 use kvmoor_crds::conditions::{Finding, Truth, is_true, reasons, types};
 
@@ -18,11 +19,16 @@ use crate::cluster::resources::{Resources, Usage};
 /// Reason of `Admitted`: the quota has room for the growth, the host has not.
 const HOST_FULL: &str = "HostFull";
 
+/// Who made a virtual machine that is refused for good has this long to delete it; then it is done here.
+const TAKEN_BACK: SignedDuration = SignedDuration::from_secs(20);
+
 /// All that decisions depend on.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     /// Virtual machines, in any order.
     pub vms: Vec<Row<'a>>,
+    /// The time, for what is due.
+    pub now: Timestamp,
     /// Limits of the namespaces that have a Quota.
     pub limits: BTreeMap<&'a str, Limits>,
     /// Limits of all others.
@@ -75,6 +81,14 @@ pub struct Decision {
     pub bind: Option<String>,
     /// Whether to drop the finalizer; nothing else is done then.
     pub release: bool,
+    /// Whether to delete it; nothing else is done then.
+    pub delete: bool,
+}
+
+/// When a virtual machine that is refused for good is deleted, if its maker has not done so.
+pub fn deleted_at(vm: &Vm) -> Option<Timestamp> {
+    let since = vm.refused_since().filter(|_| !vm.is_deleting())?;
+    since.checked_add(TAKEN_BACK).ok()
 }
 
 /// Decisions, the oldest virtual machine first, and what each namespace uses when they are carried out.
@@ -130,6 +144,9 @@ impl Ledger<'_, '_> {
         if vm.is_deleting() {
             return self.decide_deleting(vm);
         }
+        if deleted_at(vm).is_some_and(|due| due <= self.snapshot.now) {
+            return Some(Decision { uid: vm.uid.clone(), status: None, bind: None, release: false, delete: true });
+        }
         let (admitted, admission) = self.admit(row);
         let refused = matches!(admission.status, Truth::False);
         let mut desired = Desired { admitted, ..Desired::default() };
@@ -169,7 +186,7 @@ impl Ledger<'_, '_> {
     fn decide_deleting(&mut self, vm: &Vm) -> Option<Decision> {
         let is_released = vm.node().is_none() || is_true(vm.conditions(), types::RELEASED);
         if vm.has_finalizer() && is_released {
-            return Some(Decision { uid: vm.uid.clone(), status: None, bind: None, release: true });
+            return Some(Decision { uid: vm.uid.clone(), status: None, bind: None, release: true, delete: false });
         }
         let (node, _id) = (vm.node()?, vm.id()?);
         let mut desired = Desired { admitted: vm.admitted, ..Desired::default() };
@@ -182,7 +199,8 @@ impl Ledger<'_, '_> {
             Change::None => None,
             change => Some((change, desired)),
         };
-        (status.is_some() || bind.is_some()).then(|| Decision { uid: vm.uid.clone(), status, bind, release: false })
+        let uid = vm.uid.clone();
+        (status.is_some() || bind.is_some()).then_some(Decision { uid, status, bind, release: false, delete: false })
     }
 
     /// What the virtual machine is admitted with from now on, and what to say about it.
@@ -193,6 +211,9 @@ impl Ledger<'_, '_> {
             Ok(request) => request,
             Err(error) => return refuse(reasons::INVALID_SPEC, error.to_string()),
         };
+        if let (Some(_), Some(verdict)) = (vm.refused_since(), vm.condition(types::ADMITTED)) {
+            return refuse(reasons::QUOTA_EXCEEDED, verdict.message.clone());
+        }
         let image = vm.object.spec.os_type.as_deref().and_then(|name| self.snapshot.images.get(name));
         let mut requested = request.with_image(image.map_or(0, |image| image.size));
         if let Some(admitted) = vm.admitted {

@@ -10,6 +10,7 @@ use crate::cluster::mirror::View as _;
 use crate::cluster::vms::admission::DEFAULT_LIMITS;
 
 const GIB: u64 = 1 << 30;
+const NOW: &str = "2026-01-01T00:01:00Z";
 
 /// A virtual machine, with `extra` merged over its object.
 fn vm(name: &str, cpu: u64, extra: Value) -> Vm {
@@ -89,6 +90,7 @@ fn host(name: &str, cpu: u64) -> Candidate {
 fn snapshot(vms: Vec<Row<'_>>) -> Snapshot<'_> {
     Snapshot {
         vms,
+        now: NOW.parse().unwrap(),
         limits: BTreeMap::new(),
         default_limits: DEFAULT_LIMITS,
         hosts: vec![host("n1", 100)],
@@ -103,6 +105,45 @@ fn of<'d>(decisions: &'d [Decision], uid: &str) -> &'d Decision {
 
 fn desired(decision: &Decision) -> &Desired {
     &decision.status.as_ref().unwrap().1
+}
+
+/// One whose maker waits for the verdict, refused at that time.
+fn refused_at(time: &str) -> Vm {
+    let verdict = json!({
+        "type": "Admitted", "status": "False", "reason": "QuotaExceeded", "message": "quota exceeded: by far",
+        "lastTransitionTime": time, "observedGeneration": 1,
+    });
+    let annotations = json!({ "kvmoor.dev/refuse-over-quota": "true" });
+    vm("a", 2, json!({ "metadata": { "annotations": annotations }, "status": { "id": 1, "conditions": [verdict] } }))
+}
+
+#[test]
+fn what_its_maker_was_refused_stays_refused_though_there_is_room() {
+    let vm = refused_at("2026-01-01T00:00:50Z");
+    let (decisions, usage) = decide(snapshot(vec![row(&vm)]));
+    assert!(decisions.iter().all(|decision| decision.bind.is_none() && !decision.delete), "{decisions:?}");
+    assert!(usage.is_empty(), "{usage:?}");
+    assert_eq!(deleted_at(&vm), Some("2026-01-01T00:01:10Z".parse().unwrap()));
+}
+
+#[test]
+fn what_its_maker_was_refused_and_left_behind_is_deleted() {
+    let vm = refused_at("2026-01-01T00:00:40Z");
+    let (decisions, _) = decide(snapshot(vec![row(&vm)]));
+    let [decision] = decisions.as_slice() else { panic!("{decisions:?}") };
+    assert!(decision.delete && decision.status.is_none() && decision.bind.is_none());
+}
+
+#[test]
+fn nothing_admitted_and_nothing_that_waits_is_deleted() {
+    let mark = json!({ "kvmoor.dev/refuse-over-quota": "true" });
+    let mut admitted = bound("a", 2, "n1");
+    let mut waiting = refused_at("2025-01-01T00:00:00Z");
+    admitted.object.metadata.annotations = serde_json::from_value(mark).unwrap();
+    waiting.object.metadata.annotations = None;
+    assert_eq!((deleted_at(&admitted), deleted_at(&waiting)), (None, None));
+    let (decisions, _) = decide(snapshot(vec![row(&waiting)]));
+    assert_eq!(of(&decisions, "a").bind.as_deref(), Some("n1"), "there is room by now");
 }
 
 #[test]

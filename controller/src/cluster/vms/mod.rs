@@ -33,15 +33,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::admission::DEFAULT_LIMITS;
-use self::decide::{Assumed, Decision, Row, decide};
+use self::decide::{Assumed, Decision, Row, decide, deleted_at};
 use self::perform::{Done, Work, perform};
-use self::status::{Change, document};
+use self::status::{Change, document, warnings};
 use self::world::{Input, World};
 use crate::cluster::backoff::Backoff;
 use crate::cluster::ids;
 use crate::cluster::mirror::{changes, is_newer};
 use crate::cluster::resources::Usage;
 use crate::cluster::writer::{WriteError, Writer};
+use crate::warnings::{Warnings, about};
 
 /// How many virtual machines are written at the same time. More would only wait in etcd.
 const WRITES_AT_ONCE: usize = 32;
@@ -67,6 +68,8 @@ pub struct Context {
     pub cpu_overcommit: f64,
     /// Where to tell what is used.
     pub usage: watch::Sender<UsageByNamespace>,
+    /// Where warnings go.
+    pub warnings: Warnings,
     /// Whom to tell that a virtual machine is gone.
     pub gone: Arc<Notify>,
     /// When to stop.
@@ -238,7 +241,16 @@ impl Mind {
         if started && let Err(error) = self.context.ids.refill().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot reserve ids ahead");
         }
+        let wake = earliest(wake, self.next_deletion(now));
         earliest(wake, self.world.renewals.next_change(now))
+    }
+
+    /// When the next virtual machine that is refused for good is to be deleted.
+    fn next_deletion(&self, now: Instant) -> Option<Instant> {
+        let due = self.world.vms.values().filter_map(|vm| deleted_at(vm)).min()?;
+        let left = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
+        // What is due and cannot be done waits for its back-off.
+        Some(now + left).filter(|due| *due > now)
     }
 
     /// Writes of unknown outcome whose object has changed since cannot happen any more.
@@ -284,7 +296,7 @@ impl Mind {
     }
 
     fn start(&mut self, decision: Decision, now: Instant) -> Start {
-        let Decision { uid, mut status, bind, release } = decision;
+        let Decision { uid, mut status, bind, release, delete } = decision;
         let Some(vm) = self.world.vms.get(&uid).cloned() else { return Start::Idle };
         if let Some(due) = self.backoff.due_after(&uid, now) {
             return Start::Later(due);
@@ -296,7 +308,11 @@ impl Mind {
             }
         }
         let mut assumed = Assumed { admitted: None, node: bind.clone() };
-        let mut work = Work { status: None, bind, release };
+        if delete {
+            tracing::info!(namespace = vm.namespace, name = vm.name, uid, "deleting what was refused and left behind");
+        }
+        let warnings = status.as_ref().map(|(_, desired)| warnings(&vm, desired)).unwrap_or_default();
+        let mut work = Work { status: None, bind, release, delete };
         if let Some((_, desired)) = status.take() {
             let Some(id) = self.id_for(&vm.uid, vm.id()) else { return Start::Idle };
             assumed.admitted = desired.admitted;
@@ -316,9 +332,16 @@ impl Mind {
         }
         self.flights.insert(uid, Flight { base: vm.version.clone(), assumed, is_running: true });
         let (writer, slots) = (self.context.writer.clone(), self.slots.clone());
+        let events = self.context.warnings.clone();
         self.jobs.spawn(async move {
             let _slot = slots.acquire_owned().await;
-            perform(writer, vm, work).await
+            let done = perform(writer, vm.clone(), work).await;
+            if done.result.is_ok() {
+                for warning in warnings {
+                    events.say_later(about(&vm.object), warning);
+                }
+            }
+            done
         });
         Start::Started
     }

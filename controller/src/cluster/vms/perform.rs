@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kvmoor_crds::{VirtualMachine, names};
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ pub struct Work {
     pub bind: Option<String>,
     /// Whether to drop the finalizer.
     pub release: bool,
+    /// Whether to delete it.
+    pub delete: bool,
 }
 
 /// What became of it.
@@ -32,15 +34,20 @@ pub struct Done {
     pub newest: Option<VirtualMachine>,
     /// Whether everything was written.
     pub result: Result<(), WriteError>,
-    /// Whether the finalizer was to be dropped.
+    /// Whether the finalizer was to be dropped, or the object deleted.
     pub is_released: bool,
 }
 
 /// Writes what there is to write. After a failure, reads what stands there now.
 pub async fn perform(writer: Writer, vm: Arc<Vm>, work: Work) -> Done {
     let api: Api<VirtualMachine> = Api::namespaced(writer.client(), &vm.namespace);
-    let mut done =
-        Done { uid: vm.uid.clone(), base: vm.version.clone(), newest: None, result: Ok(()), is_released: work.release };
+    let mut done = Done {
+        uid: vm.uid.clone(),
+        base: vm.version.clone(),
+        newest: None,
+        result: Ok(()),
+        is_released: work.release || work.delete,
+    };
     done.result = write(&writer, &api, &vm, work, &mut done).await;
     if done.result.is_err()
         && let Ok(Some(object)) = writer.read(api.get_opt(&vm.name)).await
@@ -57,7 +64,13 @@ async fn write(
     work: Work,
     done: &mut Done,
 ) -> Result<(), WriteError> {
-    let Work { status, bind, release } = work;
+    let Work { status, bind, release, delete } = work;
+    if delete {
+        // Only the version that was judged: somebody may have made it fit meanwhile.
+        let preconditions = Preconditions { uid: Some(vm.uid.clone()), resource_version: Some(vm.version.clone()) };
+        let params = DeleteParams::default().preconditions(preconditions);
+        return writer.write(api.delete(&vm.name, &params)).await.map(drop);
+    }
     if let Some(status) = status {
         // Forced: phase, message and Ready are taken over from the host when it is lost.
         let params = PatchParams::apply(names::CLUSTER_MANAGER).force();

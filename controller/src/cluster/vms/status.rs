@@ -5,12 +5,14 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kvmoor_crds::conditions::{Finding, find, types};
-use kvmoor_crds::{AdmittedResources, Phase, VirtualMachine, VirtualMachineStatus, quantity};
+use kube::ResourceExt as _;
+use kvmoor_crds::conditions::{Finding, Truth, find, types};
+use kvmoor_crds::{AdmittedResources, Phase, VirtualMachine, VirtualMachineStatus, names, quantity};
 use serde_json::{Value, json};
 
 use super::view::Vm;
 use crate::cluster::resources::Resources;
+use crate::warnings::Warning;
 
 /// What the fields of this writer should be.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -88,6 +90,20 @@ fn compare_condition(before: Option<&Condition>, finding: &Finding) -> Change {
         }
         _ => Change::Facts,
     }
+}
+
+/// What to warn of besides: refusals that were not said before. Who waits for a verdict gets it as an answer.
+pub fn warnings(vm: &Vm, desired: &Desired) -> Vec<Warning> {
+    let Desired { admitted: _, admission, scheduled, reachable, voice: _ } = desired;
+    let is_answered = vm.object.annotations().contains_key(names::REFUSE_OVER_QUOTA_ANNOTATION);
+    let admission = admission.as_ref().filter(|_| !is_answered || vm.admitted.is_some());
+    let said = [("Admit", admission), ("Schedule", scheduled.as_ref()), ("Watch", reachable.as_ref())];
+    let refusals = said.into_iter().filter_map(|(action, finding)| Some((action, finding?)));
+    refusals
+        .filter(|(_, finding)| finding.status == Truth::False)
+        .filter(|(_, finding)| compare_condition(vm.condition(finding.type_), finding) == Change::Facts)
+        .map(|(action, finding)| Warning { action, reason: finding.reason, note: finding.message.clone() })
+        .collect()
 }
 
 /// The body of the apply to `/status`. It holds only for the version that was judged.

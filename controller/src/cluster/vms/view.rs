@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
 use kube::ResourceExt as _;
+use kvmoor_crds::conditions::{reasons, types};
 use kvmoor_crds::quantity::{self, MIB, QuantityError};
 use kvmoor_crds::{VirtualMachine, VirtualMachineSpec, conditions, names};
 
@@ -122,6 +123,16 @@ impl Vm {
     /// Whether it has our finalizer.
     pub fn has_finalizer(&self) -> bool {
         self.object.finalizers().iter().any(|finalizer| finalizer == names::VM_FINALIZER)
+    }
+
+    /// When it was refused for good, if it was: who made it waited for the verdict only.
+    pub fn refused_since(&self) -> Option<Timestamp> {
+        let is_marked =
+            self.object.annotations().get(names::REFUSE_OVER_QUOTA_ANNOTATION).is_some_and(|to| to == "true");
+        let verdict = self.condition(types::ADMITTED).filter(|verdict| {
+            verdict.status == "False" && verdict.reason == reasons::QUOTA_EXCEEDED && self.admitted.is_none()
+        });
+        verdict.filter(|_| is_marked && self.node().is_none()).map(|verdict| verdict.last_transition_time.0)
     }
 
     /// `status.conditions`.

@@ -120,6 +120,7 @@ impl World {
         let hosts: Vec<&Host> = hosts.values().map(|host| &**host).collect();
         Snapshot {
             vms: vms.values().map(|vm| row(vm)).collect(),
+            now: Timestamp::now(),
             // The default Quota is made by the leader; until it is there, its values hold.
             default_limits: limits.get(system_namespace).copied().unwrap_or(DEFAULT_LIMITS),
             limits,
