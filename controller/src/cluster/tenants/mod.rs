@@ -32,6 +32,8 @@ use crate::cluster::ids;
 use crate::cluster::mirror::{Change, Mirror, changes};
 use crate::cluster::writer::{WriteError, Writer};
 
+/// After so long a turn is broken off to hear what is new: many users may have to be settled.
+const TURN: Duration = Duration::from_millis(200);
 /// How long to wait when ids cannot be reserved.
 const IDS_RETRY: Duration = Duration::from_millis(500);
 /// How often to look whether a deleted user's virtual machines are gone, beside being told.
@@ -154,7 +156,11 @@ impl Registry {
         let now = Instant::now();
         let mut wake = self.first_admin(now).await;
         let mut users: Vec<Arc<User>> = self.users.values().cloned().collect();
-        users.sort_by_key(|user| (user.creation_timestamp().map(|time| time.0), user.name_any()));
+        // Who comes is waited for by somebody, who goes is not.
+        users.sort_by_key(|user| {
+            let goes = user.metadata.deletion_timestamp.is_some();
+            (goes, user.creation_timestamp().map(|time| time.0), user.name_any())
+        });
         let mut missing = 0;
         for user in &users {
             match user.status.as_ref().and_then(|status| status.id) {
@@ -168,6 +174,9 @@ impl Registry {
         }
         for user in users {
             wake = [wake, self.settle(&user, now).await].into_iter().flatten().min();
+            if now.elapsed() > TURN {
+                return Some(Instant::now());
+            }
         }
         wake
     }
