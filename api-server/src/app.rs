@@ -17,6 +17,7 @@ use crate::auth::throttle::Throttle;
 use crate::auth::ticket::UsedTickets;
 use crate::error::{ApiError, BoxError};
 use crate::feed::{Feed, fan_out};
+use crate::metrics::Metrics;
 use crate::socket::Seats;
 use crate::store::Stores;
 
@@ -73,6 +74,8 @@ pub struct App {
     pub seats: Seats,
     /// Changes of virtual machines, for those who follow them.
     pub feed: Feed,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Held while somebody may cease to be an admin, so that two requests here do not both find the other's left.
     pub admins: Mutex<()>,
     /// Work that goes on when its request is gone.
@@ -98,6 +101,7 @@ impl App {
             tickets: UsedTickets::default(),
             seats: Seats::default(),
             feed: Feed::default(),
+            metrics: Metrics::default(),
             admins: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -124,6 +128,15 @@ impl App {
         let span = tracing::Span::current();
         let task = self.tasks.spawn(tracing::Instrument::instrument(work, span));
         task.await.map_err(|error| ApiError::Internal(BoxError::from(error)))?
+    }
+
+    /// Whether requests can be served: all is read, and nobody is leaving.
+    pub fn ready(&self) -> Result<(), ApiError> {
+        if self.stop.is_cancelled() {
+            return Err(ApiError::unavailable("The server is being stopped"));
+        }
+        self.stores.ready()?;
+        self.keys.ready().map(drop)
     }
 
     /// Whether the Kubernetes API answers and has its store.

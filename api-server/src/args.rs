@@ -1,10 +1,8 @@
 //! Command line and environment.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 
-use clap::{Parser, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::Parser;
 
 use crate::auth::proxies::Network;
 
@@ -32,32 +30,19 @@ pub struct Args {
     /// Most WebSockets of a user at a time.
     #[arg(long, env = "KVMOOR_MAX_SOCKETS_PER_USER", default_value_t = 1024)]
     pub max_sockets_per_user: usize,
-    /// Format of the log on standard error.
-    #[arg(long, env = "KVMOOR_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
+    /// Metrics and logs.
+    #[command(flatten)]
+    pub telemetry: kvmoor_telemetry::TelemetryArgs,
 }
 
-/// Format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
 
-impl LogFormat {
-    /// Begins to log, filtered by RUST_LOG.
-    pub fn start(self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let stderr = std::io::stderr();
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(stderr.is_terminal())
-            .with_writer(std::io::stderr);
-        match self {
-            Self::Text => log.init(),
-            Self::Json => log.json().flatten_event(true).init(),
-        }
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Args::command().debug_assert();
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::agent::Console;
 use crate::app::App;
 use crate::auth::session::Session;
+use crate::metrics::Socket;
 use crate::socket::{Closing, close};
 
 /// Bytes of the console in a message at most.
@@ -65,6 +66,7 @@ impl Kind {
 /// Serves a console to its end.
 pub async fn serve(app: &App, mut socket: WebSocket, session: &Session, kind: Kind, console: Console) {
     let begin = Instant::now();
+    let open = app.metrics.opened(Socket::Console);
     let (mut sink, mut stream) = StreamExt::split(&mut socket);
     let (mut from_guest, mut to_guest) = tokio::io::split(console);
     let closing = tokio::select! {
@@ -79,6 +81,8 @@ pub async fn serve(app: &App, mut socket: WebSocket, session: &Session, kind: Ki
     drop((from_guest, to_guest));
     drop((sink, stream));
     close(&mut socket, closing).await;
+    drop(open);
+    app.metrics.closed(Socket::Console, closing.code());
     let seconds = begin.elapsed().as_secs();
     tracing::info!(code = closing.code(), reason = closing.reason(), ?kind, seconds, "console closed");
 }

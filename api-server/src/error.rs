@@ -57,9 +57,12 @@ pub enum ApiError {
     /// 401: no session.
     #[error("{0}")]
     Unauthorized(&'static str),
-    /// 403: a session, but not the right; or more than the quota.
+    /// 403: a session, but not the right.
     #[error("{0}")]
     Forbidden(String),
+    /// 403: more than the quota.
+    #[error("{0}")]
+    OverQuota(String),
     /// 404: not there, or somebody else's.
     #[error("{} not found", .0.as_str())]
     NotFound(Noun),
@@ -107,6 +110,10 @@ pub struct ErrorBody {
     pub message: String,
 }
 
+/// That a quota was the reason, for those who count.
+#[derive(Debug, Clone, Copy)]
+pub struct OverQuota;
+
 /// The cause of an error, for the access log. Never part of a body.
 #[derive(Debug, Clone)]
 pub struct Cause(pub String);
@@ -127,7 +134,7 @@ impl ApiError {
         match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "Invalid request"),
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::Forbidden(_) => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::Forbidden(_) | Self::OverQuota(_) => (StatusCode::FORBIDDEN, "Forbidden"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "Not Found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "Conflict"),
@@ -166,6 +173,9 @@ impl IntoResponse for ApiError {
             }
             _ => {}
         }
+        if matches!(self, Self::OverQuota(_)) {
+            response.extensions_mut().insert(OverQuota);
+        }
         if let Some(cause) = self.cause() {
             response.extensions_mut().insert(cause);
         }
@@ -196,7 +206,7 @@ pub fn from_kube(noun: Noun, error: kube::Error) -> ApiError {
         ));
     }
     if let Some(refusal) = policy_refusal(&status.message) {
-        return ApiError::Forbidden(refusal.to_owned());
+        return refused(refusal.to_owned());
     }
     if status.is_invalid() {
         return ApiError::Invalid(validation_message(&status));
@@ -211,6 +221,16 @@ pub fn from_kube(noun: Noun, error: kube::Error) -> ApiError {
         }
         // Also 401 and 403: that this server may not do it is a fault of its installation.
         _ => ApiError::Internal(api_cause(&status)),
+    }
+}
+
+/// The answer to what may not be, for the reason in that sentence.
+pub fn refused(sentence: String) -> ApiError {
+    let begin = "quota exceeded";
+    if sentence.get(..begin.len()).is_some_and(|start| start.eq_ignore_ascii_case(begin)) {
+        ApiError::OverQuota(sentence)
+    } else {
+        ApiError::Forbidden(sentence)
     }
 }
 
@@ -330,7 +350,7 @@ mod tests {
         assert!(matches!(from_kube(Noun::Vm, failure(401, "Unauthorized", "x")), ApiError::Internal(_)));
         assert!(matches!(from_kube(Noun::Vm, failure(503, "ServiceUnavailable", "x")), ApiError::Unavailable { .. }));
         let policy = "virtualmachines \"x\" is forbidden: ValidatingAdmissionPolicy 'quota' with binding 'quota' denied request: quota exceeded: 11 of 10 VMs";
-        let ApiError::Forbidden(message) = from_kube(Noun::Vm, failure(403, "Forbidden", policy)) else {
+        let ApiError::OverQuota(message) = from_kube(Noun::Vm, failure(403, "Forbidden", policy)) else {
             panic!("a policy's refusal is the caller's business")
         };
         assert_eq!(message, "quota exceeded: 11 of 10 VMs");

@@ -11,6 +11,7 @@ mod console;
 mod error;
 mod extract;
 mod feed;
+mod metrics;
 mod middleware;
 mod model;
 mod number;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use kvmoor_crds::client;
+use kvmoor_telemetry::{Telemetry, TelemetryArgs};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -50,15 +51,19 @@ async fn main() -> anyhow::Result<()> {
         allowed_origins,
         trusted_proxies,
         max_sockets_per_user,
-        log_format,
+        telemetry: TelemetryArgs { metrics_address, log_format },
     } = Args::parse();
-    log_format.start();
-    let client = client::connect(client::DEADLINE).await?;
+    log_format.start()?;
+    let mut telemetry = Telemetry::listen("api-server", metrics_address).await?;
+    let client = telemetry.connect().await?;
     let settings = Settings { allowed_origins, trusted_proxies, max_sockets_per_user };
     let mut app = App::new(client, system_namespace, Stores::default())?;
     app.settings = settings;
     let app = Arc::new(app);
     app.start();
+    app.metrics.register(telemetry.registry());
+    let serving = app.clone();
+    tokio::spawn(telemetry.serve(move || serving.ready().is_ok()));
     stop_on_signal(app.stop.clone())?;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");

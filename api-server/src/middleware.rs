@@ -4,13 +4,14 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use axum::extract::{ConnectInfo, MatchedPath, Request};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::{Instrument, Span, field};
 
-use crate::error::{ApiError, Cause};
+use crate::error::{ApiError, Cause, OverQuota};
+use crate::metrics::Metrics;
 
 /// The header with the id of a request, in the request and in the answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -19,8 +20,8 @@ pub const HANDLER: Duration = Duration::from_secs(30);
 /// Most characters of an id that a caller brings.
 const MAX_ID: usize = 128;
 
-/// Gives the request its id, or keeps the one it came with, and writes the log line.
-pub async fn log(request: Request, next: Next) -> Response {
+/// Gives the request its id, or keeps the one it came with, writes the log line and counts.
+pub async fn log(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
     let id = request_id(&request);
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| *address);
     // The path alone: a query string may hold a token.
@@ -30,7 +31,12 @@ pub async fn log(request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", request.id = %id, user.id = field::Empty);
     let begin = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
-    record(&span, &method, &path, route.as_deref(), peer, &response, begin.elapsed());
+    let took = begin.elapsed();
+    record(&span, &method, &path, route.as_deref(), peer, &response, took);
+    metrics.answered(route.as_deref(), &method, response.status().as_u16(), took);
+    if response.extensions().get::<OverQuota>().is_some() {
+        metrics.over_quota();
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

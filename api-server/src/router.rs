@@ -78,7 +78,7 @@ pub fn router(app: AppState) -> Result<Router, serde_json::Error> {
         .layer(DefaultBodyLimit::max(BODY))
         .layer(layer::from_fn(middleware::deadline))
         .layer(CatchPanicLayer::custom(middleware::panicked))
-        .layer(layer::from_fn(middleware::log))
+        .layer(layer::from_fn_with_state(app.metrics.clone(), middleware::log))
         .with_state(app))
 }
 

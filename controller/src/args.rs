@@ -2,7 +2,6 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::telemetry::LogFormat;
 use crate::{check, cluster, node};
 
 /// Kvmoor's controllers.
@@ -12,9 +11,9 @@ pub struct Args {
     /// Namespace of Kvmoor's own objects: Leases, Secrets, the default Quota.
     #[arg(long, global = true, env = "KVMOOR_SYSTEM_NAMESPACE", default_value = "kvmoor-system")]
     pub system_namespace: String,
-    /// Format of the log on standard error. RUST_LOG says what is logged.
-    #[arg(long, global = true, env = "KVMOOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    /// Metrics and logs.
+    #[command(flatten)]
+    pub telemetry: kvmoor_telemetry::TelemetryArgs,
     /// Which controller to be.
     #[command(subcommand)]
     pub command: Command,
@@ -29,4 +28,16 @@ pub enum Command {
     Node(node::Args),
     /// Asks a running installation, as a user does, whether it does what it is for.
     Check(check::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Args::command().debug_assert();
+    }
 }

@@ -5,14 +5,15 @@ mod check;
 mod cluster;
 mod fault;
 mod https;
+mod metrics;
 mod node;
-mod telemetry;
 mod warnings;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use kvmoor_telemetry::{Telemetry, TelemetryArgs};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -30,17 +31,19 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { system_namespace, log_format, command } = args;
-    telemetry::init(log_format).map_err(anyhow::Error::from_boxed).context("cannot set up logging")?;
+    let Args { system_namespace, telemetry: TelemetryArgs { metrics_address, log_format }, command } = args;
+    log_format.start()?;
     let shutdown = shutdown_on_signal().context("cannot listen for signals")?;
-    if let Command::Check(args) = command {
-        return shutdown.run_until_cancelled(check::run(args)).await.unwrap_or(Ok(()));
-    }
-    let client = kvmoor_crds::client::connect(kvmoor_crds::client::DEADLINE).await?;
     match command {
-        Command::Check(_) => Ok(()),
-        Command::Cluster(args) => cluster::run(args, client, system_namespace, shutdown).await,
-        Command::Node(args) => node::run(args, client, system_namespace, shutdown).await,
+        Command::Check(args) => shutdown.run_until_cancelled(check::run(args)).await.unwrap_or(Ok(())),
+        Command::Cluster(args) => {
+            let telemetry = Telemetry::listen("controller-cluster", metrics_address).await?;
+            cluster::run(args, telemetry.connect().await?, system_namespace, telemetry, shutdown).await
+        }
+        Command::Node(args) => {
+            let telemetry = Telemetry::listen("controller-node", metrics_address).await?;
+            node::run(args, telemetry.connect().await?, system_namespace, telemetry, shutdown).await
+        }
     }
 }
 

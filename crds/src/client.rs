@@ -4,10 +4,17 @@
 //! fifteen times, whatever the method. A controller has a back-off of its own, and a REST request has somebody waiting,
 //! so both want to hear of a failure soon.
 
-use std::time::Duration;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use http::{Method, Request, Response, StatusCode};
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
+use tower::Service;
+use tower::layer::layer_fn;
 use tower::timeout::TimeoutLayer;
 
 /// How long a component waits for the head of an answer unless it has a reason for another time. It is shorter than
@@ -30,6 +37,50 @@ pub enum ConnectError {
 pub async fn connect(deadline: Duration) -> Result<Client, ConnectError> {
     let config = Config::infer().await.map_err(ConnectError::Infer)?;
     from_config(config, deadline).map_err(ConnectError::Build)
+}
+
+/// Hears how calls end.
+pub trait Observer: Send + Sync {
+    /// A call was answered with that status, or not at all, after that time.
+    fn called(&self, method: &Method, answer: Option<StatusCode>, took: Duration);
+}
+
+/// A client as [`connect`] makes it, with somebody who hears how its calls end.
+pub async fn connect_observed(deadline: Duration, observer: Arc<dyn Observer>) -> Result<Client, ConnectError> {
+    let mut config = Config::infer().await.map_err(ConnectError::Infer)?;
+    config.default_retry = false;
+    let builder = ClientBuilder::try_from(config).map_err(ConnectError::Build)?;
+    let observed = layer_fn(|inner| Observed { inner, observer: Arc::clone(&observer) });
+    Ok(builder.with_layer(&TimeoutLayer::new(deadline)).with_layer(&observed).build())
+}
+
+struct Observed<S> {
+    inner: S,
+    observer: Arc<dyn Observer>,
+}
+
+impl<S, B, A> Service<Request<B>> for Observed<S>
+where
+    S: Service<Request<B>, Response = Response<A>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (method, begin) = (request.method().clone(), Instant::now());
+        let (observer, answer) = (Arc::clone(&self.observer), self.inner.call(request));
+        Box::pin(async move {
+            let answer = answer.await;
+            observer.called(&method, answer.as_ref().ok().map(Response::status), begin.elapsed());
+            answer
+        })
+    }
 }
 
 /// A client as [`connect`] makes it, from a configuration that is at hand.

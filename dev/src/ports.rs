@@ -1,17 +1,28 @@
 //! Free TCP ports of the loopback interface.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context as _, Result};
 
-/// `N` different ports that nothing listens on at this moment.
+/// What was given out: it is not listened on yet, perhaps, or its process is about to be started again.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// `N` different ports that nothing listens on at this moment, and that this process did not give out before.
 pub(crate) fn free<const N: usize>() -> Result<[u16; N]> {
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     // All are held until all are known, so that none is given out twice.
-    let listeners: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>().context("find a port")?;
+    let mut held = Vec::new();
     let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
+    for port in &mut ports {
+        while *port == 0 || !given.insert(*port) {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a port")?;
+            *port = listener.local_addr()?.port();
+            held.push(listener);
+        }
     }
     Ok(ports)
 }

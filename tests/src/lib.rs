@@ -3,9 +3,11 @@
 pub mod events;
 pub mod feed;
 pub mod helm;
+pub mod metrics;
 pub mod picture;
 pub mod rest;
 pub mod rfb;
+pub mod secrets;
 pub mod shape;
 pub mod token;
 pub mod values;

@@ -9,7 +9,7 @@ use kvmoor_dev::Cluster;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::wait;
+use crate::{secrets, wait};
 
 /// The first admin is made by the cluster controller once it leads; until then nobody can log in.
 const FIRST_LOGIN: Duration = Duration::from_secs(30);
@@ -55,6 +55,7 @@ impl Rest {
 
     /// The same client with that token.
     pub fn with_token(&self, token: &str) -> Self {
+        secrets::made("a session's token", token.as_bytes());
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
@@ -75,6 +76,7 @@ impl Rest {
             request = request.bearer_auth(token);
         }
         if let Some(body) = body {
+            secrets::made_in(path, &body);
             request = request.json(&body);
         }
         let answer = request.send().await.with_context(|| format!("{method} {path}"))?;
@@ -86,6 +88,7 @@ impl Rest {
             return Ok((status, Value::String(text)));
         }
         let value = serde_json::from_str(&text).with_context(|| format!("{method} {path}: {status}: {text:?}"))?;
+        secrets::made_in(path, &value);
         Ok((status, value))
     }
 

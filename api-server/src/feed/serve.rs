@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::state::{Scope, Subscription};
 use crate::app::App;
 use crate::auth::session::Session;
+use crate::metrics::Socket;
 use crate::socket::{Closing, close};
 
 /// How often a ping is sent.
@@ -22,8 +23,11 @@ const GONE: &str = "The virtual machine is gone";
 /// Serves a WebSocket to its end.
 pub async fn serve(app: &App, mut socket: WebSocket, session: &Session, scope: Scope, subscription: Subscription) {
     let begin = Instant::now();
+    let open = app.metrics.opened(Socket::Feed);
     let closing = follow(app, &mut socket, session, &scope, subscription).await;
     close(&mut socket, closing).await;
+    drop(open);
+    app.metrics.closed(Socket::Feed, closing.code());
     tracing::info!(
         code = closing.code(),
         reason = closing.reason(),

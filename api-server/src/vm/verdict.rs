@@ -40,7 +40,7 @@ pub fn refusal(reason: &str, message: String) -> ApiError {
         return ApiError::Invalid(message);
     }
     let said = message.get(.."quota exceeded".len()).is_some_and(|start| start.eq_ignore_ascii_case("quota exceeded"));
-    ApiError::Forbidden(if said { message } else { format!("quota exceeded: {message}") })
+    ApiError::OverQuota(if said { message } else { format!("quota exceeded: {message}") })
 }
 
 #[cfg(test)]

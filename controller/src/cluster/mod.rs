@@ -22,6 +22,7 @@ mod catalog;
 mod guest_data;
 mod ids;
 mod leader;
+mod metrics;
 mod mirror;
 mod quotas;
 mod resources;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kube::Client;
 use kvmoor_crds::names;
+use kvmoor_telemetry::Telemetry;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,7 @@ use crate::cluster::catalog::Catalog;
 use crate::cluster::ids::Kind;
 use crate::cluster::ids::marks::Marks;
 use crate::cluster::leader::{Leadership, Settings};
+use crate::cluster::metrics::Metrics;
 use crate::cluster::writer::Writer;
 use crate::warnings::Warnings;
 
@@ -89,8 +92,12 @@ pub async fn run(
     args: Args,
     client: Client,
     system_namespace: String,
+    mut telemetry: Telemetry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let metrics = Metrics::register(telemetry.registry());
+    // A replica that waits for the Lease is ready for it.
+    tokio::spawn(telemetry.serve(|| true));
     let Args { identity, lease_duration_seconds, cpu_overcommit, guest_data_listen, guest_data_address, catalog } =
         args;
     let catalog = catalog.map(|path| Catalog::read(&path)).transpose()?;
@@ -111,7 +118,11 @@ pub async fn run(
         return Ok(());
     };
     tracing::info!("leading");
-    lead(client, system_namespace, cpu_overcommit, catalog.unwrap_or_default(), leadership, shutdown).await
+    metrics.leader.set(1);
+    let catalog = catalog.unwrap_or_default();
+    let outcome = lead(client, system_namespace, cpu_overcommit, catalog, leadership, metrics.clone(), shutdown).await;
+    metrics.leader.set(0);
+    outcome
 }
 
 async fn lead(
@@ -120,9 +131,10 @@ async fn lead(
     cpu_overcommit: f64,
     catalog: Catalog,
     leadership: Leadership,
+    metrics: Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let writer = Writer::new(client.clone(), leadership.claim());
+    let writer = Writer::new(client.clone(), leadership.claim(), metrics.reconciles.clone()).of("ids");
     let warnings = Warnings::new(client.clone(), names::LEADER_LEASE, None);
     let marks = Arc::new(Marks::new(writer.clone(), system_namespace.clone()));
     let (usage_tx, usage) = watch::channel(None);
@@ -133,7 +145,8 @@ async fn lead(
     let mut loops = JoinSet::new();
     loops.spawn(vms::run(vms::Context {
         client: client.clone(),
-        writer: writer.clone(),
+        writer: writer.of("virtual-machines"),
+        metrics,
         ids: ids::Source::load(Kind::VirtualMachine, marks.clone()).await.context("cannot read the ids")?,
         system_namespace: system_namespace.clone(),
         cpu_overcommit,
@@ -144,7 +157,7 @@ async fn lead(
     }));
     loops.spawn(quotas::run(quotas::Context {
         client: client.clone(),
-        writer: writer.clone(),
+        writer: writer.of("quotas"),
         ids: ids::Source::load(Kind::Quota, marks.clone()).await.context("cannot read the ids")?,
         system_namespace: system_namespace.clone(),
         usage,
@@ -153,7 +166,7 @@ async fn lead(
     }));
     loops.spawn(snapshots::run(snapshots::Context {
         client: client.clone(),
-        writer: writer.clone(),
+        writer: writer.of("snapshots"),
         ids: ids::Source::load(Kind::VirtualMachineSnapshot, marks.clone()).await.context("cannot read the ids")?,
         system_namespace: system_namespace.clone(),
         count: count_tx,
@@ -161,14 +174,14 @@ async fn lead(
         stop: stop.clone(),
     }));
     loops.spawn(catalog::run(catalog::Context {
-        writer: writer.clone(),
+        writer: writer.of("catalog"),
         catalog,
         system_namespace: system_namespace.clone(),
         stop: stop.clone(),
     }));
     loops.spawn(tenants::run(tenants::Context {
         client,
-        writer,
+        writer: writer.of("users"),
         ids: ids::Source::load(Kind::User, marks).await.context("cannot read the ids")?,
         system_namespace,
         vm_gone,

@@ -10,9 +10,13 @@ use tokio::time::Instant;
 
 use crate::cluster::leader::Claim;
 use crate::fault;
+use crate::metrics::Reconciles;
 
 /// How long one call may take, if the Lease allows it.
 const DEADLINE: Duration = kvmoor_crds::client::DEADLINE;
+
+/// All reasons of failures, for those who count.
+const REASONS: [&str; 6] = ["unled", "conflict", "gone", "refused", "unanswered", "failed"];
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,18 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// In a word, for those who count.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Unled => "unled",
+            Self::Conflict => "conflict",
+            Self::Gone => "gone",
+            Self::Refused(_) => "refused",
+            Self::Unanswered => "unanswered",
+            Self::Failed(_) => "failed",
+        }
+    }
+
     /// Whether the write may have happened, or may still happen.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unanswered | Self::Failed(_))
@@ -49,12 +65,25 @@ impl WriteError {
 pub struct Writer {
     client: Client,
     claim: Claim,
+    reconciles: Reconciles,
 }
 
 impl Writer {
     /// Writes as long as the claim holds.
-    pub fn new(client: Client, claim: Claim) -> Self {
-        Self { client, claim }
+    pub fn new(client: Client, claim: Claim, reconciles: Reconciles) -> Self {
+        Self { client, claim, reconciles }
+    }
+
+    /// The same for a loop, whose failures are counted by its name.
+    pub fn of(&self, controller: &'static str) -> Self {
+        let reconciles = self.reconciles.of(controller);
+        reconciles.expect(&REASONS);
+        Self { reconciles, ..self.clone() }
+    }
+
+    /// The reconciles of the loop that writes.
+    pub fn reconciles(&self) -> Reconciles {
+        self.reconciles.clone()
     }
 
     /// The client, for making an `Api`.
@@ -77,6 +106,14 @@ impl Writer {
     /// # Errors
     /// When there is no answer, or not a good one.
     pub async fn read<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
+        let result = self.attempt(call).await;
+        if let Err(error) = &result {
+            self.reconciles.failed(error.reason());
+        }
+        result
+    }
+
+    async fn attempt<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
         let now = Instant::now();
         let until = self.claim.expires().min(now + DEADLINE);
         if until <= now {

@@ -72,6 +72,7 @@ pub async fn advance<H: Hypervisor>(
                 report::warn_of(&ctx.client, &ctx.node_name, request, reason, message);
             }
             tracing::info!(vm.uid = uid, operation.uid, kind = ?operation.kind, failed = failed_with(outcome), "over");
+            ctx.metrics.operation(operation.kind, outcome);
             ctx.operation_failures.succeeded(&operation.uid);
             return Ok(Some(Duration::ZERO));
         }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::backoff::Backoff;
 use super::execute::Failure;
 use super::guest_data::Source;
+use super::metrics::Metrics;
 use super::publish::Written;
 use super::queue::Queue;
 use super::tell::AllTold;
@@ -45,6 +46,8 @@ pub struct Context<H> {
     pub told: AllTold,
     /// Steps of theirs that failed, by the UID of the snapshot or restore.
     pub operation_failures: Backoff<Failure>,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Told when a snapshot or a virtual machine came, went or changed.
     pub snapshots_changed: Arc<Notify>,
     /// What guests are to be told.

@@ -23,6 +23,7 @@ use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kvmoor_crds::{Image, VirtualMachineRestore, VirtualMachineSnapshot};
+use kvmoor_telemetry::Telemetry;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,7 @@ mod host;
 mod hypervisor;
 mod lease;
 mod metadata;
+mod metrics;
 mod observe;
 mod operation;
 mod orphans;
@@ -60,6 +62,7 @@ pub use args::Args;
 
 use context::{Context, Known, Presses, Root};
 use hypervisor::libvirt::{EventSource, Libvirt, Settings};
+use metrics::Metrics;
 use queue::{Queue, RestoreRoot, SnapshotRoot};
 
 /// Everything is looked at this often, whatever events say.
@@ -79,6 +82,7 @@ pub async fn run(
     args: Args,
     client: Client,
     system_namespace: String,
+    mut telemetry: Telemetry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let settings = Settings {
@@ -97,6 +101,10 @@ pub async fn run(
         tokio::spawn(async move { stop.run_until_cancelled(task).await });
     };
     spawn(Box::pin(keep));
+    let metrics = Metrics::register(telemetry.registry(), hypervisor.counted());
+    let connection = hypervisor.connection();
+    spawn(Box::pin(telemetry.serve(move || connection.is_up())));
+    spawn(Box::pin(metrics.clone().watch(hypervisor.connection())));
     let (endpoint, serve) =
         agent::start(&args, client.clone(), &system_namespace, Arc::clone(&hypervisor), background.clone()).await?;
     spawn(Box::pin(serve));
@@ -134,6 +142,7 @@ pub async fn run(
         known: Arc::clone(&known),
         queue,
         told: Default::default(),
+        metrics,
         operation_failures: Default::default(),
         snapshots_changed,
         guest_data,

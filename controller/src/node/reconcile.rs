@@ -45,8 +45,31 @@ pub enum ReconcileError {
     Confirm(String),
 }
 
+impl ReconcileError {
+    /// In a word, for those who count; nothing where it is in the order of things.
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Publish(PublishError::Conflict | PublishError::Gone) => None,
+            Self::Publish(PublishError::Timeout | PublishError::Refused(_)) | Self::Confirm(_) => {
+                Some("api_unavailable")
+            }
+        }
+    }
+}
+
 /// Brings one virtual machine closer to what is wanted, and says how it is.
 pub async fn reconcile<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result<Action, ReconcileError> {
+    let reconciles = ctx.metrics.reconciles.clone();
+    let result = reconciles.time(attempt(root, ctx)).await;
+    if let Err(error) = &result
+        && let Some(reason) = error.reason()
+    {
+        reconciles.failed(reason);
+    }
+    result
+}
+
+async fn attempt<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result<Action, ReconcileError> {
     let object = match &root.0 {
         Ok(object) => object,
         Err(invalid) => {
@@ -109,6 +132,7 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
         let observed = full_observation(ctx, desired, uid).await;
         let decided = plan(desired, &observed, now);
         if matches!(observed, Observed::Unreachable(_)) {
+            ctx.metrics.reconciles.failed("LibvirtUnavailable");
             return Settled { observed, failure: None, requeue_after: UNREACHABLE, halted };
         }
         let held = |step: &Step| ctx.failures.held(uid, &attempt(step.name()), Instant::now());
@@ -118,12 +142,14 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
         halted |= decided.steps.iter().any(|step| records_halt(step, &observed));
         match execute(&*ctx.hypervisor, uid, &decided.steps).await {
             Outcome::Failed(failure) => {
+                ctx.metrics.reconciles.failed(failure.reason);
                 let delay = ctx.failures.failed(uid, &attempt(failure.step), failure.clone(), Instant::now());
                 // Earlier steps may have been done: what is published is what is now.
                 let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
                 return Settled { observed, failure: Some(failure), requeue_after: delay, halted };
             }
             Outcome::Unreachable(error) => {
+                ctx.metrics.reconciles.failed("LibvirtUnavailable");
                 return Settled {
                     observed: Observed::Unreachable(error),
                     failure: None,

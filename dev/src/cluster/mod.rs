@@ -163,6 +163,14 @@ impl Cluster {
         Ok((self.components()?.another_api_server(name, listen)?, format!("http://{listen}")))
     }
 
+    /// Where one of Kvmoor's own processes serves `/metrics`, `/livez` and `/readyz`, without a path.
+    ///
+    /// # Errors
+    /// When it is none of them.
+    pub fn telemetry_url(&self, process: &Managed) -> Result<String> {
+        components::telemetry_url(process).with_context(|| format!("{} has no metrics", process.name()))
+    }
+
     /// A further replica of the cluster controller, not started yet; it ends when dropped.
     ///
     /// # Errors

@@ -15,12 +15,14 @@ pub(super) struct Greeting<'a> {
     pub(super) kubectl: &'a Path,
     pub(super) host: &'a LibvirtHost,
     pub(super) vm: &'a FirstVm,
+    /// Where each process serves its metrics.
+    pub(super) metrics: Vec<(String, String)>,
 }
 
 impl Greeting<'_> {
     /// Prints it.
     pub(super) fn print(&self) {
-        let Self { place, url, username, password, kubectl, host, vm } = self;
+        let Self { place, url, username, password, kubectl, host, vm, metrics } = self;
         let FirstVm { namespace, name, uid, address } = vm;
         say("\nKvmoor is ready.\n");
         line("API", format_args!("{url}/api"));
@@ -37,6 +39,9 @@ impl Greeting<'_> {
         }
         line("kubectl", format_args!("export KUBECONFIG={}", place.kubeconfig().display()));
         line("", format_args!("{} get kvm -A", kubectl.display()));
+        for (index, (process, url)) in metrics.iter().enumerate() {
+            line(if index == 0 { "metrics" } else { "" }, format_args!("{url}/metrics   ({process})"));
+        }
         // The socket of a private host is root's.
         let sudo = if caller().is_some() { "sudo " } else { "" };
         line("virsh", format_args!("{sudo}virsh -c \"$(cat {})\" list", place.libvirt_uri().display()));

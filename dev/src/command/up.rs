@@ -17,7 +17,10 @@ use super::{
     progress::{Steps, say},
     signals::Signals,
 };
-use crate::{AlreadyRunning, Cluster, instance, process::ProcessId};
+use crate::{
+    AlreadyRunning, Cluster, instance,
+    process::{Managed, ProcessId},
+};
 
 /// How to run.
 #[derive(Debug, clap::Args)]
@@ -92,6 +95,7 @@ pub(super) async fn up(place: &Place, args: &Args) -> Result<()> {
         kubectl: &up.kubectl,
         host,
         vm: &up.vm,
+        metrics: metrics(&up.cluster),
     }
     .print();
     place.set_ready(&url)?;
@@ -138,6 +142,11 @@ async fn start(place: &Place, args: &Args) -> Result<Up> {
     steps.next("the first virtual machine, hello");
     let vm = first_vm::ensure(&cluster.client().await?, &cluster.admin().username).await?;
     Ok(Up { cluster, vm, kubectl, made_password })
+}
+
+fn metrics(cluster: &Cluster) -> Vec<(String, String)> {
+    let url = |process: &Managed| Some((process.name(), cluster.telemetry_url(process).ok()?));
+    cluster.processes().into_iter().filter_map(url).collect()
 }
 
 async fn end(cluster: Cluster) -> Result<()> {

@@ -26,11 +26,15 @@ use crate::{
     files,
     instance::{Instance, Recorder},
     libvirt_host::LibvirtHost,
+    ports,
     process::{Managed, Spec},
 };
 
 /// The namespace of Kvmoor's own objects.
 pub const SYSTEM_NAMESPACE: &str = "kvmoor-system";
+
+/// Where a component tells its metrics and its health.
+const METRICS_ADDRESS: &str = "KVMOOR_METRICS_ADDRESS";
 
 /// The log of each component says this much, unless the caller's environment says otherwise.
 const DEFAULT_LOG_FILTER: &str = "info";
@@ -66,7 +70,7 @@ impl Components {
         files::make_dir(&dir, 0o700)?;
         let maker = Maker { plane, client, dir, instance };
         let api = maker.credentials("api-server", "kvmoor-api-server", None).await?;
-        let api_server = maker.spec("api-server", programs::find("kvmoor-api-server")?, &api);
+        let api_server = maker.spec("api-server", programs::find("kvmoor-api-server")?, &api)?;
         let api_server = maker.managed(api_server.env("KVMOOR_LISTEN", listen.to_string()));
         let cluster = maker.credentials("controller-cluster", "kvmoor-controller-cluster", None).await?;
         let cluster_controller = maker.managed(cluster_spec(&instance.logs(), "controller-cluster", &cluster)?);
@@ -75,7 +79,7 @@ impl Components {
         for (node, host) in nodes.into_iter().zip(hosts) {
             let name = format!("controller-{node}");
             let own = maker.credentials(&name, "kvmoor-controller-node", Some(node.clone())).await?;
-            let spec = maker.spec(&name, programs::find("kvmoor-controller")?, &own).arg("node");
+            let spec = maker.spec(&name, programs::find("kvmoor-controller")?, &own)?.arg("node");
             let spec = spec.env("KVMOOR_NODE_NAME", node).env("KVMOOR_LIBVIRT_URI", host.uri());
             // Several hosts share this machine, and nobody else is to reach them.
             let spec = spec.env("KVMOOR_AGENT_LISTEN", "127.0.0.1:0");
@@ -109,7 +113,7 @@ impl Components {
     /// A further replica of the API server, not started yet.
     pub(crate) fn another_api_server(&self, name: &str, listen: SocketAddr) -> Result<Managed> {
         let name = format!("api-server-{name}");
-        let spec = spec(&self.logs, &name, programs::find("kvmoor-api-server")?, &self.api_credentials);
+        let spec = spec(&self.logs, &name, programs::find("kvmoor-api-server")?, &self.api_credentials)?;
         Ok(Managed::new(spec.env("KVMOOR_LISTEN", listen.to_string()), self.recorder.clone()))
     }
 
@@ -118,6 +122,11 @@ impl Components {
         let spec = cluster_spec(&self.logs, &format!("controller-cluster-{name}"), &self.cluster_credentials)?;
         Ok(Managed::new(spec, self.recorder.clone()))
     }
+}
+
+/// Where a component serves its metrics and its health.
+pub(crate) fn telemetry_url(process: &Managed) -> Option<String> {
+    process.env(METRICS_ADDRESS).map(|address| format!("http://{address}"))
 }
 
 /// The Node of a cluster's libvirt host.
@@ -146,7 +155,7 @@ impl Maker<'_> {
         Credentials::make(self.plane, &self.client, &self.dir, name, account, node).await
     }
 
-    fn spec(&self, name: &str, program: PathBuf, credentials: &Credentials) -> Spec {
+    fn spec(&self, name: &str, program: PathBuf, credentials: &Credentials) -> Result<Spec> {
         spec(&self.instance.logs(), name, program, credentials)
     }
 
@@ -157,12 +166,12 @@ impl Maker<'_> {
 
 fn cluster_spec(logs: &Path, name: &str, credentials: &Credentials) -> Result<Spec> {
     // A name of its own that stays: one that was killed leads again at once, without waiting for its Lease to run out.
-    let spec = spec(logs, name, programs::find("kvmoor-controller")?, credentials).arg("cluster");
+    let spec = spec(logs, name, programs::find("kvmoor-controller")?, credentials)?.arg("cluster");
     // Several clusters share this machine.
     Ok(spec.env("KVMOOR_IDENTITY", name).env("KVMOOR_GUEST_DATA_LISTEN", "127.0.0.1:0"))
 }
 
-fn spec(logs: &Path, name: &str, program: PathBuf, credentials: &Credentials) -> Spec {
+fn spec(logs: &Path, name: &str, program: PathBuf, credentials: &Credentials) -> Result<Spec> {
     let filter = std::env::var_os("RUST_LOG").unwrap_or_else(|| DEFAULT_LOG_FILTER.into());
     let mut spec = Spec::new(name, program, logs.join(format!("{name}.log")));
     // What is meant for `kvmoor-dev` or for one component must not reach the others.
@@ -175,5 +184,6 @@ fn spec(logs: &Path, name: &str, program: PathBuf, credentials: &Credentials) ->
         "KVMOOR_GUEST_DATA_ADDRESS",
     ];
     let spec = spec.env("KUBECONFIG", credentials.kubeconfig()).env("RUST_LOG", filter);
-    spec.env("RUST_BACKTRACE", "1").env("NO_COLOR", "1")
+    let spec = spec.env(METRICS_ADDRESS, ports::loopback()?.to_string());
+    Ok(spec.env("RUST_BACKTRACE", "1").env("NO_COLOR", "1"))
 }

@@ -74,6 +74,11 @@ impl Managed {
         self.state().spec.program.clone()
     }
 
+    /// An environment variable that it is started with on top of the inherited ones.
+    pub fn env(&self, name: &str) -> Option<String> {
+        self.state().spec.env.get(name).map(|value| value.to_string_lossy().into_owned())
+    }
+
     /// Sets an environment variable (or with `None` takes it back) for starts from now on.
     pub fn set_env(&self, name: &str, value: Option<&str>) {
         let mut state = self.state();

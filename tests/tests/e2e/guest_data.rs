@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::shared::Shared;
 
 /// In all user data of these cases; it must be in no log and no custom resource.
-pub const SECRET: &str = "hush-5b1c-user-data";
+const SECRET: &str = "hush-5b1c-user-data";
 /// A virtual machine that waits for its Secret looks every 30 s at the latest.
 const SEEN: Duration = Duration::from_secs(90);
 
@@ -34,6 +34,7 @@ fn secret(name: &str, data: Value) -> Result<Secret> {
 }
 
 fn script(word: &str) -> String {
+    kvmoor_tests::secrets::made("user data of a guest", SECRET.as_bytes());
     format!("#!/bin/sh\n# {SECRET}\necho \"this is {word}\"\n")
 }
 

@@ -13,9 +13,11 @@ mod feed;
 mod guest_data;
 mod installation;
 mod lifecycle;
+mod metrics;
 mod outages;
 mod quota;
 mod reference;
+mod request_ids;
 mod serial;
 mod shared;
 mod snapshots;
@@ -81,6 +83,10 @@ fn main() -> anyhow::Result<()> {
         snapshots::a_guest_that_is_off_is_restored,
         snapshots::errors_are_clear,
         snapshots::quota,
+        metrics::all_are_documented_and_none_is_missing,
+        metrics::they_count_what_happens,
+        metrics::probes,
+        request_ids::every_line_of_a_request_has_its_id,
         outages::libvirtd_dies,
         outages::the_control_plane_dies,
         outages::a_host_is_lost_and_comes_back,
@@ -107,7 +113,6 @@ fn main() -> anyhow::Result<()> {
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,
         snapshots::killed_in_the_middle_of_a_restore,
-        crash::no_secret_in_any_log,
     ];
     if arguments.list {
         libtest_mimic::run(&arguments, trials(&cases, None)).exit();

@@ -2,23 +2,30 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kvmoor_dev::Cluster;
 use kvmoor_tests::rest::{self, Rest};
+use kvmoor_tests::secrets;
+use tokio::task::JoinHandle;
 
 use crate::Case;
 
 /// No case may take longer.
 const CASE_DEADLINE: Duration = Duration::from_secs(600);
 
+/// How long a process may take to end at the end.
+const STOP: Duration = Duration::from_secs(15);
+
 /// The cluster and sessions of its users.
 pub struct Shared {
     pub cluster: Cluster,
     /// A session of the first admin.
     pub admin: Rest,
+    /// Takes note of the cluster's Secrets.
+    secrets: JoinHandle<()>,
 }
 
 impl Shared {
@@ -27,13 +34,36 @@ impl Shared {
         // kube logs each answer that is not a success; here the cases judge them.
         tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
         let cluster = Cluster::builder().hosts(1).start().await?;
+        secrets::made("the first admin's password", cluster.admin().password.as_bytes());
+        let secrets = secrets::follow(cluster.client().await?);
         let admin = rest::admin(&cluster).await?;
-        Ok(Self { cluster, admin })
+        Ok(Self { cluster, admin, secrets })
     }
 
-    /// Takes the cluster down.
+    /// Takes the cluster down, and looks for secrets in what all of its parts have logged until then.
     pub async fn stop(self) -> Result<()> {
-        self.cluster.stop().await
+        for process in self.cluster.processes() {
+            process.stop(STOP).await;
+        }
+        self.secrets.abort();
+        let clean = self.no_secret_in_any_log();
+        self.cluster.stop().await.and(clean)
+    }
+
+    fn no_secret_in_any_log(&self) -> Result<()> {
+        let search = secrets::search(self.cluster.dir())?;
+        for process in self.cluster.processes() {
+            let log = process.log();
+            ensure!(
+                search.files.contains(&log) && std::fs::metadata(&log)?.len() > 0,
+                "{} logs nothing",
+                process.name()
+            );
+        }
+        let (files, mebibytes) = (search.files.len(), search.bytes >> 20);
+        println!("{} forms of secrets looked for in {files} logs, {mebibytes} MiB", search.secrets);
+        ensure!(search.leaks.is_empty(), "secrets in logs: {:#?}", search.leaks);
+        Ok(())
     }
 
     /// Runs a case, then makes sure that all of Kvmoor's processes run for the next one.

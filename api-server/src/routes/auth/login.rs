@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{Session, session, verify};
-use crate::app::AppState;
+use crate::app::{App, AppState};
 use crate::auth::extract::Peer;
 use crate::auth::password::Password;
 use crate::error::{ApiError, ErrorBody};
@@ -45,11 +45,17 @@ pub async fn login(
     peer: Peer,
     Body(Login { username, password }): Body<Login>,
 ) -> Result<Json<Session>, ApiError> {
-    let user = find::by_login_name(&app.stores.users()?.read(), &username);
-    let matches = verify(&app, user.as_deref(), &username, password, peer.source()).await?;
+    let outcome = begin(&app, peer, &username, password).await;
+    app.metrics.login(&outcome);
+    outcome.map(Json)
+}
+
+async fn begin(app: &App, peer: Peer, username: &str, password: Password) -> Result<Session, ApiError> {
+    let user = find::by_login_name(&app.stores.users()?.read(), username);
+    let matches = verify(app, user.as_deref(), username, password, peer.source()).await?;
     let user = user.filter(|_| matches).ok_or(ApiError::Unauthorized("Invalid username or password"))?;
     if !user.spec.approved {
         return Err(ApiError::Forbidden("Your account is waiting for approval by an admin".to_owned()));
     }
-    Ok(Json(session(&app, &user).await?))
+    session(app, &user).await
 }

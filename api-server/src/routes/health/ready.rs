@@ -27,10 +27,6 @@ pub struct Ready {
     responses((status = 200, description = "They can", body = Ready))
 )]
 pub async fn ready(State(app): State<AppState>) -> Result<Json<Ready>, ApiError> {
-    if app.stop.is_cancelled() {
-        return Err(ApiError::unavailable("The server is being stopped"));
-    }
-    app.stores.ready()?;
-    app.keys.ready()?;
+    app.ready()?;
     Ok(Json(Ready { status: "ok" }))
 }

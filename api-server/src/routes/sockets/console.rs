@@ -33,12 +33,14 @@ pub async fn console(
     let session = opening.caller.session.clone();
     tracing::info!(vm.uid = vm.metadata.uid, ?kind, "console opened");
     let work = app.clone();
+    // Taken here: the task that runs what follows is of no request.
+    let span = tracing::Span::current();
     let serving = move |socket| {
-        async move {
+        let serving = async move {
             console::serve(&work, socket, &session, kind, opened).await;
             drop(seat);
-        }
-        .instrument(tracing::Span::current())
+        };
+        serving.instrument(span)
     };
     let upgrade = upgrade.protocols([BINARY]).max_message_size(MESSAGE).max_frame_size(MESSAGE);
     let tasks = app.tasks.clone();

@@ -49,6 +49,7 @@ pub struct Context {
 /// Never by itself: what fails is tried again.
 pub async fn run(context: Context) -> anyhow::Result<()> {
     let mut inputs = changes(Api::all(context.client.clone()), watcher::Config::default());
+    let reconciles = context.writer.reconciles();
     let mut books = Books { context, quotas: Mirror::default(), written: HashMap::new(), backoff: Backoff::default() };
     let mut wake = None;
     loop {
@@ -64,7 +65,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
             Ok(()) = books.context.snapshots.changed() => {}
             () = tokio::time::sleep_until(wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))) => {}
         }
-        wake = if books.quotas.is_complete() { books.turn().await } else { None };
+        wake = if books.quotas.is_complete() { reconciles.time(books.turn()).await } else { None };
     }
     books.context.ids.settle().await;
     Ok(())

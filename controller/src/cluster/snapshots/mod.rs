@@ -90,6 +90,7 @@ impl View<VirtualMachine> for Place {
 /// Never by itself: what fails is tried again.
 pub async fn run(context: Context) -> anyhow::Result<()> {
     let mut inputs = watch_all(&context.client);
+    let reconciles = context.writer.reconciles();
     let mut keeper = Keeper {
         context,
         snapshots: Mirror::default(),
@@ -109,7 +110,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
         while let Some(Some(input)) = inputs.next().now_or_never() {
             keeper.heard(input);
         }
-        wake = keeper.turn().await;
+        wake = reconciles.time(keeper.turn()).await;
     }
     keeper.context.ids.settle().await;
     Ok(())

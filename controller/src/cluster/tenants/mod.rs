@@ -72,6 +72,7 @@ enum Input {
 pub async fn run(context: Context) -> anyhow::Result<()> {
     let mut inputs = watch_all(&context.client, &context.system_namespace);
     let vm_gone = context.vm_gone.clone();
+    let reconciles = context.writer.reconciles();
     let mut registry = Registry::new(context);
     let mut wake: Option<Instant> = None;
     loop {
@@ -84,7 +85,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
         while let Some(Some(input)) = inputs.next().now_or_never() {
             registry.heard(input);
         }
-        wake = registry.turn().await;
+        wake = reconciles.time(registry.turn()).await;
     }
     registry.context.ids.settle().await;
     Ok(())

@@ -34,11 +34,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::admission::DEFAULT_LIMITS;
 use self::decide::{Assumed, Decision, Row, decide, deleted_at};
+pub use self::liveness::Liveness;
 use self::perform::{Done, Work, perform};
 use self::status::{Change, document, warnings};
 use self::world::{Input, World};
 use crate::cluster::backoff::Backoff;
 use crate::cluster::ids;
+use crate::cluster::metrics::Metrics;
 use crate::cluster::mirror::{changes, is_newer};
 use crate::cluster::resources::Usage;
 use crate::cluster::writer::{WriteError, Writer};
@@ -60,6 +62,8 @@ pub struct Context {
     pub client: Client,
     /// For writes.
     pub writer: Writer,
+    /// What is counted.
+    pub metrics: Metrics,
     /// The ids of virtual machines.
     pub ids: ids::Source,
     /// Where the default Quota and the hosts' Leases are.
@@ -82,9 +86,10 @@ pub struct Context {
 /// Never by itself: what fails is tried again.
 pub async fn run(context: Context) -> anyhow::Result<()> {
     let mut inputs = watch_all(&context.client, &context.system_namespace);
+    let reconciles = context.writer.reconciles();
     let mut mind = Mind::new(context);
     loop {
-        let wake = mind.turn().await;
+        let wake = reconciles.time(mind.turn()).await;
         tokio::select! {
             () = mind.context.stop.cancelled() => break,
             Some(done) = mind.jobs.join_next() => mind.finished(done),
@@ -292,6 +297,9 @@ impl Mind {
                 is_busy: flight.is_some_and(|flight| flight.is_running),
             }
         });
+        let phase = |row: &Row<'_>| row.vm.object.status.as_ref().and_then(|status| status.phase);
+        self.context.metrics.count_vms(snapshot.vms.iter().map(phase));
+        self.context.metrics.count_hosts(snapshot.hosts.iter().map(|host| host.liveness));
         decide(snapshot)
     }
 

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::super::super::metrics::LibvirtCalls;
 use super::super::{Class, HvError};
 
 /// Calls at once. libvirtd's own pool has 20 workers, which others want to use too.
@@ -23,12 +24,14 @@ const ABANDONED: u8 = 2;
 pub struct Calls {
     permits: Arc<Semaphore>,
     stuck: Arc<AtomicUsize>,
+    /// What is counted.
+    pub counted: LibvirtCalls,
 }
 
 impl Calls {
     /// An open gate.
     pub fn new() -> Self {
-        Self { permits: Arc::new(Semaphore::new(AT_ONCE)), stuck: Arc::default() }
+        Self { permits: Arc::new(Semaphore::new(AT_ONCE)), stuck: Arc::default(), counted: LibvirtCalls::default() }
     }
 
     /// Whether every thread waits for a call that nobody waits for any more. Only a new process helps.
@@ -41,6 +44,18 @@ impl Calls {
     /// # Errors
     /// What the call returns, or [`Class::Timeout`]: then it may still happen.
     pub async fn run<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        deadline: Duration,
+        call: impl FnOnce() -> Result<T, HvError> + Send + 'static,
+    ) -> Result<T, HvError> {
+        let begin = Instant::now();
+        let result = self.attempt(op, deadline, call).await;
+        self.counted.ended(op, begin.elapsed(), result.as_ref().err());
+        result
+    }
+
+    async fn attempt<T: Send + 'static>(
         &self,
         op: &'static str,
         deadline: Duration,

@@ -90,6 +90,11 @@ impl Connection {
         }
     }
 
+    /// Whether there is one.
+    pub fn is_up(&self) -> bool {
+        matches!(&*self.0.borrow(), State::Up(_))
+    }
+
     /// Ends when the connection came or went.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {

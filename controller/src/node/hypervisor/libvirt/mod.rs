@@ -13,6 +13,7 @@ use virt::connect::Connect;
 use super::super::args::VirtSetting;
 use super::super::domain_xml::DomainConfig;
 use super::super::metadata::Metadata;
+use super::super::metrics::LibvirtCalls;
 use super::super::serial_log;
 use super::super::snapshot_xml::SnapshotFacts;
 use super::super::volume_xml::Volume;
@@ -87,6 +88,11 @@ impl Libvirt {
     /// The connection, to wait for its coming and going.
     pub fn connection(&self) -> Connection {
         self.connection.clone()
+    }
+
+    /// What is counted of its calls.
+    pub fn counted(&self) -> LibvirtCalls {
+        self.calls.counted.clone()
     }
 
     /// Whether no call can be made any more in this process.
