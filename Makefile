@@ -44,6 +44,7 @@ test: setup ## formatting, lints, and all tests; beside `make run` if need be
 	cargo clippy --workspace --all-targets $(faults) -- -D warnings
 	cargo build --workspace $(faults)
 	dev/setup-browser
+	dev/setup-schemathesis
 	$(if $(sudo),$(target)/debug/kvmoor-dev fetch --tests)
 	$(runner) cargo test --workspace $(faults)
 

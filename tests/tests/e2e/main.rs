@@ -18,6 +18,7 @@ mod outages;
 mod quota;
 mod reference;
 mod request_ids;
+mod schemathesis;
 mod serial;
 mod shared;
 mod snapshots;
@@ -68,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         bad_input::the_pool_is_full,
         installation::the_catalog_is_applied_and_admins_have_the_last_word,
         installation::the_check_of_helm_test_says_what_is_wrong,
+        schemathesis::by_an_admin,
         feed::each_sees_its_own_in_order_and_nothing_else,
         feed::refused_before_the_upgrade,
         feed::a_ticket_is_for_one_use,
