@@ -104,7 +104,7 @@ def kind_of(path):
     for kind in ("vms", "snapshots", "users"):
         if f"/{kind}/{{id}}" in path:
             return kind
-    return "vms" if path == "/ws/vnc" else None
+    return None
 
 
 def operation_id(case):
