@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// Audience of the tokens that the cluster controller takes.
 pub const AUDIENCE: &str = "kvmoor-cluster";
 /// Port that the cluster controller listens on unless told otherwise.
-pub const PORT: u16 = 18446;
+pub const PORT: u16 = 18447;
 /// The name that the certificate is made for. What counts is the certificate itself.
 pub const SERVER_NAME: &str = "kvmoor-cluster";
 /// Annotation of the leader's Lease: where it listens, as address and port.

@@ -120,6 +120,14 @@ pub fn image_volume(image: &str, format: crate::ImageFormat) -> String {
     format!("kvmoor-image-{image}.{}", format.as_str())
 }
 
+/// The prefix of the libvirt networks that belong to namespaces.
+pub const NAMESPACE_NETWORK_PREFIX: &str = "kvmoor-net-";
+
+/// The libvirt network that is a namespace's isolated segment.
+pub fn isolated_network(namespace: &str) -> String {
+    format!("{NAMESPACE_NETWORK_PREFIX}{}", hex(&sha256(namespace.as_bytes()), 8))
+}
+
 /// The MAC address of a virtual machine's network interface: QEMU's locally used prefix 52:54:00 and three bytes of a
 /// hash of UID and network name, so that it is the same whenever and wherever the domain is defined.
 pub fn mac_address(uid: &str, network: &str) -> String {

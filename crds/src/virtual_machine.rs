@@ -124,7 +124,7 @@ pub struct VirtualMachineSpec {
 }
 
 fn default_networks() -> Vec<Network> {
-    vec![Network { name: "default".to_owned(), type_: NetworkType::Nat }]
+    vec![Network { name: "default".to_owned(), type_: NetworkType::Nat, bridge: None }]
 }
 
 fn default_grace() -> i64 {
@@ -156,7 +156,10 @@ pub struct ExtraDisk {
 }
 
 /// A network interface of a virtual machine.
-#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[x_kube(
+    validation = Rule::new("(self.type == 'Bridge') == has(self.bridge)").message("bridge names the host's bridge: it is needed with type Bridge, and with no other")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
     /// Name of the interface, unique in the virtual machine; its MAC address derives from it.
@@ -165,14 +168,22 @@ pub struct Network {
     /// What the interface is connected to.
     #[serde(rename = "type", default)]
     pub type_: NetworkType,
+    /// Name of the host's bridge, one that its administrator has allowed; with type Bridge only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 15), regex(pattern = "^[a-zA-Z0-9][-_.a-zA-Z0-9]*$"))]
+    pub bridge: Option<String>,
 }
 
 /// What a network interface is connected to.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NetworkType {
-    /// The host's NAT network: the guest gets its address by DHCP and reaches out through the host.
+    /// The host's NAT network: the guest gets its address by DHCP, reaches out through the host, and no other guest.
     #[default]
     Nat,
+    /// A bridge of the host that its administrator has allowed: the guest is beside whatever is on it.
+    Bridge,
+    /// A segment of its own for the namespace's virtual machines on the host, without router and DHCP: addresses are those that the guests give themselves.
+    Isolated,
 }
 
 /// What cloud-init in the guest reads.

@@ -24,9 +24,14 @@ pub struct Args {
     #[arg(long, env = "KVMOOR_STORAGE_POOL", default_value = "default")]
     pub storage_pool: String,
 
-    /// The libvirt network that guests are connected to.
+    /// The libvirt network of interfaces of type Nat. All guests share it; the ports of its bridge are isolated from
+    /// each other, so that no guest reaches another.
     #[arg(long, env = "KVMOOR_NETWORK", default_value = "default")]
     pub network: String,
+
+    /// Bridges of the host that interfaces of type Bridge may name, separated by commas. None unless given.
+    #[arg(long, env = "KVMOOR_ALLOW_BRIDGE", value_delimiter = ',')]
+    pub allow_bridge: Vec<String>,
 
     /// How guests run: by KVM, in software by QEMU, or by KVM wherever it can really be used.
     #[arg(long, env = "KVMOOR_VIRT_TYPE", default_value = "auto")]

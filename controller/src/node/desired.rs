@@ -7,11 +7,14 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kvmoor_crds::guest_data::GuestData;
 use kvmoor_crds::{
-    Firmware, ImageFormat, ImageSpec, PowerState, Requests, RestartPolicy, VirtualMachine, conditions, names, quantity,
+    Firmware, ImageFormat, ImageSpec, Network, NetworkType, PowerState, Requests, RestartPolicy, VirtualMachine,
+    conditions, names, quantity,
 };
 
 use super::domain_xml::{Disk, DiskFormat, DomainConfig};
 use super::hypervisor::HostFacts;
+use super::network_xml::{Link, Nic};
+use super::plan::Blocked;
 use super::seed::{self, Seed};
 
 /// Size of a root disk where nobody said one.
@@ -81,14 +84,52 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Firmware.
     pub firmware: Firmware,
-    /// MAC address of each interface.
-    pub nics: Vec<String>,
+    /// Network interfaces.
+    pub nics: Vec<Interface>,
     /// The root disk.
     pub root: Root,
     /// The other disks.
     pub disks: Vec<Extra>,
     /// The cloud-init seed.
     pub seed: Seed,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its MAC address.
+    pub mac: String,
+    /// What it is connected to.
+    pub network: NetworkType,
+    /// The host's bridge, with [`NetworkType::Bridge`].
+    pub bridge: Option<String>,
+}
+
+impl Interface {
+    fn config(&self, namespace: &str, host: &HostFacts) -> Result<Nic, Blocked> {
+        let link = match self.network {
+            NetworkType::Nat => Link::Nat(host.network.clone()),
+            NetworkType::Isolated => Link::Isolated(names::isolated_network(namespace)),
+            NetworkType::Bridge => {
+                let bridge = self.bridge.clone().unwrap_or_default();
+                if !host.bridges.contains(&bridge) {
+                    return Err(Blocked {
+                        reason: "BridgeNotAllowed",
+                        message: format!(
+                            "The host's administrator has not allowed guests on bridge {bridge} ({}): ask for it, or \
+                             make the virtual machine anew with another network",
+                            match host.bridges.as_slice() {
+                                [] => "no bridge is allowed".to_owned(),
+                                allowed => format!("allowed: {}", allowed.join(", ")),
+                            }
+                        ),
+                    });
+                }
+                Link::Bridge(bridge)
+            }
+        };
+        Ok(Nic { mac: self.mac.clone(), link })
+    }
 }
 
 /// The root disk.
@@ -149,8 +190,10 @@ impl Desired {
 
 impl Machine {
     /// What its domain is made from on a host, or why it cannot be.
-    pub fn config(&self, host: &HostFacts) -> Result<DomainConfig, String> {
-        let virt = host.virt.clone()?;
+    pub fn config(&self, host: &HostFacts) -> Result<DomainConfig, Blocked> {
+        let unusable = |message| Blocked { reason: "VirtualizationUnusable", message };
+        let virt = host.virt.clone().map_err(unusable)?;
+        let nics = self.nics.iter().map(|nic| nic.config(&self.identity.namespace, host));
         let disk = |volume: &str, format, serial: Option<&str>, read_only| Disk {
             volume: volume.to_owned(),
             format,
@@ -169,8 +212,7 @@ impl Machine {
             firmware: self.firmware,
             pool: host.pool.clone(),
             disks,
-            network: host.network.clone(),
-            nics: self.nics.clone(),
+            nics: nics.collect::<Result<_, _>>()?,
         })
     }
 }
@@ -218,7 +260,7 @@ pub fn parse(
         cpu,
         memory_mib: memory.div_ceil(quantity::MIB).max(1),
         firmware: spec.firmware,
-        nics: spec.networks.iter().map(|network| names::mac_address(uid, &network.name)).collect(),
+        nics: spec.networks.iter().map(|network| interface(uid, network)).collect(),
         root,
         disks: disks.collect::<Result<_, _>>()?,
         seed: Seed {
@@ -232,6 +274,10 @@ pub fn parse(
         },
         identity,
     }))))
+}
+
+fn interface(uid: &str, network: &Network) -> Interface {
+    Interface { mac: names::mac_address(uid, &network.name), network: network.type_, bridge: network.bridge.clone() }
 }
 
 fn identity(object: &VirtualMachine) -> Result<Identity, Invalid> {

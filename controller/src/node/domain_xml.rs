@@ -34,10 +34,8 @@ pub struct DomainConfig {
     pub pool: String,
     /// Disks in the order in which the guest sees them.
     pub disks: Vec<Disk>,
-    /// The libvirt network of all interfaces.
-    pub network: String,
-    /// MAC address of each interface.
-    pub nics: Vec<String>,
+    /// Network interfaces in the order in which the guest sees them.
+    pub nics: Vec<super::network_xml::Nic>,
 }
 
 /// A disk of a domain: a volume of the pool.
@@ -138,17 +136,11 @@ fn clock() -> Element {
 }
 
 fn devices(config: &DomainConfig) -> Element {
-    let DomainConfig { uid, pool, disks, network, nics, virt: _, arch: _, cpu: _, memory_mib: _, firmware: _ } = config;
+    let DomainConfig { uid, pool, disks, nics, virt: _, arch: _, cpu: _, memory_mib: _, firmware: _ } = config;
     Element::new("devices")
         .children(disks.iter().zip(DISK_LETTERS.chars()).map(|(entry, letter)| disk(pool, entry, letter)))
         .child(Element::new("controller").attr("type", "usb").attr("model", "qemu-xhci"))
-        .children(nics.iter().map(|mac| {
-            Element::new("interface")
-                .attr("type", "network")
-                .child(Element::new("mac").attr("address", mac))
-                .child(Element::new("source").attr("network", network))
-                .child(Element::new("model").attr("type", "virtio"))
-        }))
+        .children(nics.iter().map(super::network_xml::Nic::to_element))
         .child(
             Element::new("serial")
                 .attr("type", "pty")
@@ -209,6 +201,7 @@ fn disk(pool: &str, disk: &Disk, letter: char) -> Element {
 pub mod tests {
     use proptest::prelude::*;
 
+    use super::super::network_xml::{Link, Nic};
     use super::super::xml::shape;
     use super::*;
 
@@ -224,8 +217,9 @@ pub mod tests {
             firmware: Firmware::Bios,
             pool: text.into(),
             disks: vec![disk(DiskFormat::Qcow2, false), disk(DiskFormat::Raw, true)],
-            network: text.into(),
-            nics: vec![text.into()],
+            nics: [Link::Nat, Link::Bridge, Link::Isolated]
+                .map(|link| Nic { mac: text.into(), link: link(text.into()) })
+                .to_vec(),
         }
     }
 

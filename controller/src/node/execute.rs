@@ -64,6 +64,7 @@ async fn perform(hypervisor: &impl Hypervisor, uid: &str, step: &Step) -> Result
             hypervisor.write_volume(&seed.volume, bytes).await
         }
         Step::EnsureVolume(volume) => hypervisor.create_volume(volume.clone()).await,
+        Step::EnsureNetwork(name) => hypervisor.ensure_isolated_network(name).await,
         Step::Define(config, metadata) => hypervisor.define(config, metadata).await,
         Step::Record(metadata) => hypervisor.record(metadata).await,
         Step::Start { paused } => hypervisor.start(uid, *paused).await,
@@ -84,6 +85,10 @@ fn explain(step: &Step, error: &HvError) -> Failure {
         (Class::PoolMissing, _) => ("StoragePoolUnavailable", "start the host's storage pool; it is tried again"),
         (Class::NetworkMissing, _) => ("NetworkUnavailable", "start the host's network; it is tried again"),
         (Class::Foreign, _) => ("ForeignDomain", "rename or remove the other one on the host"),
+        (_, Step::Start { .. }) if error.message.contains("get interface MTU") => {
+            ("BridgeMissing", "make the bridge on the host; it is tried again")
+        }
+        (_, Step::EnsureNetwork(_)) => ("NetworkUnavailable", "it is tried again"),
         (_, Step::Start { .. }) => ("StartFailed", "it is tried again"),
         (_, Step::Define(..)) => ("DefineFailed", "it is tried again"),
         (_, Step::WriteSeed(_) | Step::EnsureVolume(_) | Step::DeleteVolume(_)) => {

@@ -41,6 +41,7 @@ mod hypervisor;
 mod lease;
 mod metadata;
 mod metrics;
+mod network_xml;
 mod observe;
 mod operation;
 mod orphans;
@@ -89,6 +90,7 @@ pub async fn run(
         uri: args.libvirt_uri.clone(),
         pool: args.storage_pool.clone(),
         network: args.network.clone(),
+        bridges: args.allow_bridge.iter().filter(|name| !name.is_empty()).cloned().collect(),
         virt: args.virt_type,
         serial_logs: args.serial_logs.clone(),
     };

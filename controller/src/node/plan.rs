@@ -21,7 +21,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kvmoor_crds::{PowerState, RestartPolicy};
+use kvmoor_crds::{NetworkType, PowerState, RestartPolicy, names};
 
 use super::desired::{Desired, Machine};
 use super::domain_xml::{self, DiskFormat, DomainConfig};
@@ -50,6 +50,8 @@ pub enum Step {
     WriteSeed(Seed),
     /// Create a volume unless it is there.
     EnsureVolume(Volume),
+    /// Make the isolated network of that name, and have it run.
+    EnsureNetwork(String),
     /// Make this the domain's persistent configuration.
     Define(Box<DomainConfig>, Box<Metadata>),
     /// Write down in the domain what must be remembered.
@@ -81,6 +83,7 @@ impl Step {
         match self {
             Self::WriteSeed(_) => "WriteSeed",
             Self::EnsureVolume(_) => "EnsureVolume",
+            Self::EnsureNetwork(_) => "EnsureNetwork",
             Self::Define(..) => "Define",
             Self::Record(_) => "Record",
             Self::Start { .. } => "Start",
@@ -181,7 +184,7 @@ fn foreign(what: &str) -> Plan {
 fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
     let config = match machine.config(&facts.host) {
         Ok(config) => config,
-        Err(why) => return Plan::blocked("VirtualizationUnusable", why),
+        Err(blocked) => return Plan { blocked: Some(blocked), ..Plan::default() },
     };
     let seed = match full_seed(machine, facts) {
         Ok(seed) => seed,
@@ -266,11 +269,14 @@ fn full_seed(machine: &Machine, facts: &Facts) -> Result<Seed, Blocked> {
 
 /// Starts, and then says so in the metadata. The other order would make a start that never happened look like a guest
 /// that crashed; this one at worst starts a guest again that powered itself off in the moment in which this process died.
-fn start(machine: &Machine, facts: &Facts, metadata: &mut Metadata, now: Timestamp) -> [Step; 2] {
+fn start(machine: &Machine, facts: &Facts, metadata: &mut Metadata, now: Timestamp) -> Vec<Step> {
     metadata.started = Some(facts.host.boot_id.clone());
     metadata.started_at = Some(now.as_millisecond());
     metadata.halted = None;
-    [Step::Start { paused: machine.power == PowerState::Paused }, Step::Record(Box::new(metadata.clone()))]
+    let isolated = machine.nics.iter().any(|nic| nic.network == NetworkType::Isolated);
+    let network = isolated.then(|| Step::EnsureNetwork(names::isolated_network(&machine.identity.namespace)));
+    let start = Step::Start { paused: machine.power == PowerState::Paused };
+    network.into_iter().chain([start, Step::Record(Box::new(metadata.clone()))]).collect()
 }
 
 /// A plan for a domain that is there, while it is being made.
@@ -319,7 +325,7 @@ impl<'a> Draft<'a> {
 
     /// Defines the domain again where the configuration in force differs in what we own. Says whether the domain could
     /// be started here.
-    fn redefine(&mut self) -> Result<(), String> {
+    fn redefine(&mut self) -> Result<(), Blocked> {
         let config = self.machine.config(&self.facts.host)?;
         let fingerprint = domain_xml::fingerprint(&config);
         if self.metadata.config != fingerprint {
@@ -395,7 +401,7 @@ impl<'a> Draft<'a> {
             _ => {}
         }
         let waits_for_address = self.machine.power == PowerState::Running
-            && !self.machine.nics.is_empty()
+            && self.machine.nics.iter().any(|nic| nic.network == NetworkType::Nat)
             && self.domain.leases.is_empty()
             && self.domain.power == Power::Running;
         if waits_for_address {
@@ -405,7 +411,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The domain is off.
-    fn off(&mut self, usable: Result<(), String>) {
+    fn off(&mut self, usable: Result<(), Blocked>) {
         if self.machine.power == PowerState::Stopped {
             // So that the next start is one of a domain that never ran.
             self.metadata.forget_run();
@@ -426,9 +432,7 @@ impl<'a> Draft<'a> {
         match (due, usable) {
             (None, _) => {}
             (Some(due), _) if due > self.now => self.plan.requeue_after = Some(until(due, self.now)),
-            (Some(_), Err(why)) => {
-                self.plan.blocked = Some(Blocked { reason: "VirtualizationUnusable", message: why });
-            }
+            (Some(_), Err(blocked)) => self.plan.blocked = Some(blocked),
             (Some(_), Ok(())) => {
                 if let Err(blocked) = self.renew_seed() {
                     self.plan.blocked = Some(blocked);

@@ -66,6 +66,10 @@ pub fn of(
                 status.addresses = addresses(machine, domain);
                 let started_at = metadata.started_at.and_then(|millis| Timestamp::from_millisecond(millis).ok());
                 status.started_at = started_at.map(conditions::whole_seconds);
+                // Not to be told an address now does not take it from the guest.
+                if status.addresses.is_empty() && status.started_at == previous.started_at {
+                    status.addresses = previous.addresses.clone();
+                }
             }
         }
     }
@@ -348,7 +352,7 @@ fn resources(machine: &Machine, domain: &DomainFacts) -> ResourcesInForce {
 
 /// Addresses in the order of the interfaces, IPv4 before IPv6.
 fn addresses(machine: &Machine, domain: &Domain) -> Vec<Address> {
-    let position = |mac: &str| machine.nics.iter().position(|nic| nic.eq_ignore_ascii_case(mac));
+    let position = |mac: &str| machine.nics.iter().position(|nic| nic.mac.eq_ignore_ascii_case(mac));
     let mut leases: Vec<_> =
         domain.leases.iter().filter_map(|lease| Some((position(&lease.mac)?, lease.address))).collect();
     leases.sort_by_key(|(nic, address)| (*nic, address.is_ipv6(), *address));

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use kube::Resource;
 use kube::runtime::reflector::Store;
+use kvmoor_crds::names;
 
 use super::context::{Context, Root};
 use super::hypervisor::Hypervisor;
@@ -20,6 +21,10 @@ pub async fn sweep<H: Hypervisor>(
     // Read before the list: whoever is remembered now and not in the list then is gone.
     let remembered = ctx.known.uids();
     let listed = ctx.hypervisor.domains("kvmoor-").await;
+    // A guest that is made meanwhile makes its network again if it has to.
+    if let Err(error) = ctx.hypervisor.remove_unused_networks(names::NAMESPACE_NETWORK_PREFIX).await {
+        tracing::debug!(%error, "cannot remove unused networks");
+    }
     let uids: HashSet<String> = machines.state().iter().filter_map(|root| root.meta().uid.clone()).collect();
     for uid in remembered.iter().filter(|uid| !uids.contains(*uid)) {
         ctx.forget(uid);

@@ -48,6 +48,7 @@ pub(crate) fn clean_up(run_dir: &Path, state: &State) -> Result<()> {
         libvirt_host::end_members(run)?;
     }
     libvirt_host::remove_networks(&state.networks);
+    state.hosts.iter().for_each(|run| libvirt_host::remove_leftovers(run));
     if state.temporary {
         files::remove_dir(&state.dir)?;
     }

@@ -235,10 +235,16 @@ impl LibvirtHost {
         let ended = tokio::task::spawn_blocking(move || {
             end_members(&run)?;
             remove_networks(&networks);
+            remove_leftovers(&run);
             anyhow::Ok(())
         });
         ended.await?
     }
+}
+
+/// Removes what ended processes of a host leave in the network: bridges that Kvmoor made, and filters of interfaces.
+pub(crate) fn remove_leftovers(run: &Path) {
+    network::remove_leftovers(run);
 }
 
 /// Defines the network, unless it is defined like this from an earlier start: guests then keep their addresses.

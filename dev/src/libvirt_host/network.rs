@@ -109,6 +109,44 @@ pub(crate) fn remove_networks(networks: &[NetworkRecord]) {
     }
 }
 
+/// Removes the bridges of a host's other networks, which Kvmoor made, and the frame filters of interfaces that are gone.
+pub(crate) fn remove_leftovers(run: &Path) {
+    let entries = fs::read_dir(run.join("network")).into_iter().flatten().flatten();
+    for xml in entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()) {
+        if let Some(bridge) = bridge_of(&xml) {
+            quiet("ip", &["link", "delete", bridge, "type", "bridge"]);
+        }
+    }
+    let filters = quiet("ebtables", &["-t", "nat", "-L"]);
+    let is_gone = |interface: &str| !Path::new("/sys/class/net").join(interface).exists();
+    for (chain, flag, interface, target) in filter_jumps(&filters).filter(|jump| is_gone(jump.2)) {
+        quiet("ebtables", &["-t", "nat", "-D", chain, flag, interface, "-j", target]);
+        quiet("ebtables", &["-t", "nat", "-F", target]);
+        quiet("ebtables", &["-t", "nat", "-X", target]);
+    }
+}
+
+/// The bridge that the status of a network names.
+fn bridge_of(xml: &str) -> Option<&str> {
+    xml.split_once("<bridge name='")?.1.split('\'').next().filter(|name| !name.is_empty())
+}
+
+/// Chain, flag, interface and target of each rule with which libvirt's filter of an interface begins.
+fn filter_jumps(listing: &str) -> impl Iterator<Item = (&str, &str, &str, &str)> {
+    let mut chain = "";
+    listing.lines().filter_map(move |line| {
+        if let Some(rest) = line.strip_prefix("Bridge chain: ") {
+            chain = rest.split(',').next().unwrap_or_default();
+        }
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            [flag @ ("-i" | "-o"), interface, "-j", target] if target.starts_with("libvirt-") => {
+                Some((chain, *flag, *interface, *target))
+            }
+            _ => None,
+        }
+    })
+}
+
 /// The arguments that delete each rule of `rules` (as `iptables -S` prints them) that is about one of `networks`.
 fn deletions<'r>(rules: &'r str, networks: &[NetworkRecord]) -> Vec<Vec<&'r str>> {
     let subnets: Vec<String> = networks.iter().map(|network| format!("{}/24", network.subnet)).collect();
@@ -149,6 +187,16 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(routes(table), [(Ipv4Addr::new(192, 0, 2, 0), 24)]);
         }
+    }
+
+    #[test]
+    fn bridges_and_filters_are_found_where_libvirt_tells_of_them() {
+        assert_eq!(bridge_of("<network><bridge name='virbr1' stp='on'/></network>"), Some("virbr1"));
+        assert_eq!(bridge_of("<network/>"), None);
+        let listing = "Bridge chain: PREROUTING, entries: 1, policy: ACCEPT\n-i vnet0 -j libvirt-I-vnet0\n\n\
+                       Bridge chain: libvirt-I-vnet0, entries: 1, policy: RETURN\n-p ARP -j ACCEPT\n-j DROP\n";
+        let jumps: Vec<_> = filter_jumps(listing).collect();
+        assert_eq!(jumps, [("PREROUTING", "-i", "vnet0", "libvirt-I-vnet0")]);
     }
 
     #[test]

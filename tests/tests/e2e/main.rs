@@ -14,6 +14,7 @@ mod guest_data;
 mod installation;
 mod lifecycle;
 mod metrics;
+mod networks;
 mod outages;
 mod quota;
 mod reference;
@@ -81,6 +82,10 @@ fn main() -> anyhow::Result<()> {
         guest_data::over_rest,
         guest_data::only_its_own_host_is_told,
         guest_data::the_cluster_controller_is_away,
+        networks::tenants_do_not_reach_each_other,
+        networks::a_guest_that_pretends_is_not_heard,
+        networks::only_bridges_that_are_allowed,
+        networks::an_isolated_segment_is_the_namespaces_own,
         snapshots::the_old_state_comes_back,
         snapshots::a_guest_that_is_off_is_restored,
         snapshots::errors_are_clear,

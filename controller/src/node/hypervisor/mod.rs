@@ -28,8 +28,10 @@ pub struct HostFacts {
     pub boot_id: String,
     /// The storage pool for all volumes.
     pub pool: String,
-    /// The libvirt network for all interfaces.
+    /// The libvirt network for interfaces with NAT.
     pub network: String,
+    /// Bridges that interfaces may be connected to.
+    pub bridges: Vec<String>,
     /// Physical CPUs.
     pub cpus: u32,
     /// Memory, in bytes.
@@ -158,6 +160,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn write_volume(&self, name: &str, bytes: Vec<u8>) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Deletes a volume.
     fn delete_volume(&self, name: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+
+    /// Makes an isolated network unless it is there, and starts it unless it runs.
+    fn ensure_isolated_network(&self, name: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Removes the networks whose names start so and that no domain is connected to.
+    fn remove_unused_networks(&self, prefix: &str) -> impl Future<Output = Result<(), HvError>> + Send;
 
     /// Makes this the persistent configuration of the domain.
     fn define(&self, config: &DomainConfig, metadata: &Metadata) -> impl Future<Output = Result<(), HvError>> + Send;

@@ -6,7 +6,7 @@ use kvmoor_crds::guest_data::{Lack, LackKind};
 use kvmoor_crds::{Firmware, Requests, VirtType};
 use proptest::prelude::*;
 
-use super::super::desired::{Extra, Identity, Image, Root};
+use super::super::desired::{Extra, Identity, Image, Interface, Root};
 use super::super::hypervisor::{Class, HostFacts, HvError, ImageFacts, Lease};
 use super::*;
 
@@ -16,6 +16,10 @@ const T0: i64 = 1_800_000_000_000;
 
 fn identity() -> Identity {
     Identity { uid: UID.into(), namespace: "ns".into(), name: "web".into() }
+}
+
+fn nat(mac: &str) -> Interface {
+    Interface { mac: mac.into(), network: NetworkType::Nat, bridge: None }
 }
 
 fn machine() -> Machine {
@@ -28,7 +32,7 @@ fn machine() -> Machine {
         cpu: 1,
         memory_mib: 256,
         firmware: Firmware::Bios,
-        nics: vec!["52:54:00:00:00:01".into()],
+        nics: vec![nat("52:54:00:00:00:01")],
         root: Root { volume: "root".into(), capacity: 10, image: None, unknown_os: None },
         disks: vec![Extra { volume: "data".into(), name: "data".into(), capacity: 5 }],
         seed: Seed {
@@ -50,6 +54,7 @@ fn host() -> HostFacts {
         boot_id: BOOT.into(),
         pool: "default".into(),
         network: "default".into(),
+        bridges: vec!["br0".into()],
         cpus: 2,
         memory: 1 << 34,
         libvirt_version: "9.0.0".into(),
@@ -164,6 +169,39 @@ fn another_seed_is_written_before_the_next_start_and_not_under_a_running_guest()
     assert!(seed_due(&asked, &domain(OFF, settled(&before))));
     let stopped = Machine { power: PowerState::Stopped, ..asked };
     assert!(!seed_due(&stopped, &domain(OFF, settled(&before))));
+}
+
+#[test]
+fn a_bridge_that_nobody_allowed_is_told_of_and_nothing_is_made() {
+    let on = |bridge: &str| {
+        let nic = Interface { network: NetworkType::Bridge, bridge: Some(bridge.into()), ..nat("52:54:00:00:00:01") };
+        plan(&present(Machine { nics: vec![nic], ..machine() }), &observed(DomainFacts::Missing), at(0))
+    };
+    assert_eq!(names(&on("br0")), ["WriteSeed", "EnsureVolume", "EnsureVolume", "Define", "Start", "Record"]);
+    let blocked = on("eth0");
+    assert_eq!(names(&blocked), [""; 0]);
+    let blocked = blocked.blocked.unwrap();
+    assert_eq!(blocked.reason, "BridgeNotAllowed");
+    assert!(blocked.message.contains("eth0") && blocked.message.contains("allowed: br0"), "{}", blocked.message);
+}
+
+#[test]
+fn an_isolated_network_is_made_before_each_start() {
+    let nic = Interface { network: NetworkType::Isolated, ..nat("52:54:00:00:00:01") };
+    let machine = Machine { nics: vec![nic], ..machine() };
+    let new = plan(&present(machine.clone()), &observed(DomainFacts::Missing), at(0));
+    assert_eq!(
+        names(&new),
+        ["WriteSeed", "EnsureVolume", "EnsureVolume", "Define", "EnsureNetwork", "Start", "Record"]
+    );
+    let off = decide(&machine, OFF, settled(&machine), 0);
+    assert_eq!(names(&off), ["EnsureNetwork", "Start", "Record"]);
+    let mut running = domain(Power::Running, started(&machine));
+    if let DomainFacts::Ours(domain) = &mut running {
+        domain.leases.clear();
+    }
+    let on = plan(&present(machine), &observed(running), at(0));
+    assert_eq!(on, Plan::default(), "it is not asked for addresses that nobody gives");
 }
 
 #[test]
@@ -430,6 +468,7 @@ impl World {
             Step::WriteSeed(seed) => {
                 self.volumes.insert(seed.volume.clone());
             }
+            Step::EnsureNetwork(_) => {}
             Step::EnsureVolume(volume) => {
                 self.volumes.insert(volume.name.clone());
             }

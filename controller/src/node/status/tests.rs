@@ -1,6 +1,6 @@
 use kvmoor_crds::{Firmware, RestartPolicy, VirtType};
 
-use super::super::desired::{Identity, Root};
+use super::super::desired::{Identity, Interface, Root};
 use super::super::guest_data::Told;
 use super::super::hypervisor::{HostFacts, Lease, OffCause};
 use super::super::metadata::Metadata;
@@ -9,6 +9,10 @@ use super::*;
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn nat(mac: &str) -> Interface {
+    Interface { mac: mac.into(), network: kvmoor_crds::NetworkType::Nat, bridge: None }
 }
 
 fn machine(power: PowerState) -> Machine {
@@ -21,7 +25,7 @@ fn machine(power: PowerState) -> Machine {
         cpu: 2,
         memory_mib: 512,
         firmware: Firmware::Bios,
-        nics: vec!["52:54:00:00:00:01".into(), "52:54:00:00:00:02".into()],
+        nics: ["52:54:00:00:00:01", "52:54:00:00:00:02"].map(nat).to_vec(),
         root: Root { volume: "root".into(), capacity: 1, image: None, unknown_os: Some("beos".into()) },
         disks: Vec::new(),
         seed: Seed {
@@ -47,6 +51,7 @@ fn complete(domain: DomainFacts) -> Observed {
         boot_id: "b".into(),
         pool: "p".into(),
         network: "n".into(),
+        bridges: Vec::new(),
         cpus: 1,
         memory: 1,
         libvirt_version: String::new(),

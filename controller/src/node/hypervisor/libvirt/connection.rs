@@ -202,6 +202,10 @@ async fn attempt(
         let subscriptions = Subscriptions::new(&connect, &sink, &closed)?;
         // The test driver has no transport to keep alive.
         let _ = connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1);
+        if let Err(error) = host::network::define_filters(&connect) {
+            // The start of a guest that needs them says so too. The test driver has none.
+            tracing::warn!(libvirt.uri = settings.uri, %error, "guests with a network cannot start");
+        }
         let host = known.map_or_else(|| host::facts(&connect, &settings), Ok)?;
         Ok(Live { _subscriptions: subscriptions, host: RwLock::new(host), connect })
     };

@@ -1,5 +1,7 @@
 //! What the host is: asked once for each connection, since none of it changes under one.
 
+pub mod network;
+
 use std::fs;
 
 use kvmoor_crds::VirtType;
@@ -34,6 +36,7 @@ pub fn facts(connect: &Connect, settings: &Settings) -> Result<HostFacts, HvErro
         boot_id: boot_id.trim().to_owned(),
         pool: settings.pool.clone(),
         network: settings.network.clone(),
+        bridges: settings.bridges.clone(),
         cpus: node.cpus,
         memory: node.memory.saturating_mul(1024),
         libvirt_version: version(libvirt_version),

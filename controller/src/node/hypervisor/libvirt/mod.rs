@@ -53,8 +53,10 @@ pub struct Settings {
     pub uri: String,
     /// Storage pool for images and disks.
     pub pool: String,
-    /// Network of all guests.
+    /// Network of interfaces with NAT.
     pub network: String,
+    /// Bridges that interfaces may be connected to.
+    pub bridges: Vec<String>,
     /// How guests are to run.
     pub virt: VirtSetting,
     /// Where this process sees what libvirt writes down of the guests' serial ports.
@@ -190,6 +192,17 @@ impl Hypervisor for Libvirt {
     async fn delete_volume(&self, name: &str) -> Result<(), HvError> {
         let (pool, name) = (self.settings.pool.clone(), name.to_owned());
         self.call("delete the volume", CHANGE, move |connect| volume::delete(connect, &pool, &name)).await
+    }
+
+    async fn ensure_isolated_network(&self, name: &str) -> Result<(), HvError> {
+        let name = name.to_owned();
+        self.call("make the isolated network", CHANGE, move |connect| host::network::ensure_isolated(connect, &name))
+            .await
+    }
+
+    async fn remove_unused_networks(&self, prefix: &str) -> Result<(), HvError> {
+        let prefix = prefix.to_owned();
+        self.call("remove unused networks", CHANGE, move |connect| host::network::remove_unused(connect, &prefix)).await
     }
 
     async fn define(&self, config: &DomainConfig, metadata: &Metadata) -> Result<(), HvError> {

@@ -17,6 +17,7 @@ fn settings() -> Settings {
         uri: "test:///default".into(),
         pool: "default-pool".into(),
         network: "default".into(),
+        bridges: Vec::new(),
         virt: VirtSetting::Auto,
         serial_logs: "/nonexistent".into(),
     }

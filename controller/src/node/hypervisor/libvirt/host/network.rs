@@ -1,0 +1,114 @@
+//! Networks and their filters: blocking calls, one connection each, for the pool of `calls`.
+
+use std::collections::HashSet;
+
+use quick_xml::events::Event;
+use quick_xml::{Reader, XmlVersion};
+use virt::connect::Connect;
+use virt::network::Network;
+
+use super::super::super::super::network_xml;
+use super::super::super::HvError;
+use super::super::error;
+use crate::fault::side_effect;
+
+/// Defines the filters that interfaces name. One that is as it should be is left alone by libvirt itself.
+pub fn define_filters(connect: &Connect) -> Result<(), HvError> {
+    for xml in network_xml::filters() {
+        connect.define_nwfilter_xml(&xml).map_err(|source| error::from("define the network filters", &source))?;
+    }
+    Ok(())
+}
+
+/// Makes an isolated network unless it is there, and starts it unless it runs.
+pub fn ensure_isolated(connect: &Connect, name: &str) -> Result<(), HvError> {
+    let op = "make the isolated network";
+    let failed = |source: virt::error::Error| error::from(op, &source);
+    let network = match find(connect, name)? {
+        Some(network) => network,
+        None => {
+            let network = connect.define_network_xml(&network_xml::isolated(name)).map_err(failed)?;
+            side_effect();
+            network
+        }
+    };
+    if !network.is_active().map_err(failed)? {
+        network.create().map_err(failed)?;
+        side_effect();
+    }
+    Ok(())
+}
+
+fn find(connect: &Connect, name: &str) -> Result<Option<Network>, HvError> {
+    let networks = connect.list_all_networks(0).map_err(|source| error::from("list the networks", &source))?;
+    for network in networks {
+        if network.name().map_err(|source| error::from("list the networks", &source))? == name {
+            return Ok(Some(network));
+        }
+    }
+    Ok(None)
+}
+
+/// Removes the networks whose names start so and that no domain is connected to.
+pub fn remove_unused(connect: &Connect, prefix: &str) -> Result<(), HvError> {
+    let op = "remove unused networks";
+    let failed = |source: virt::error::Error| error::from(op, &source);
+    let mut ours = Vec::new();
+    for network in connect.list_all_networks(0).map_err(failed)? {
+        let name = network.name().map_err(failed)?;
+        if name.starts_with(prefix) {
+            ours.push((name, network));
+        }
+    }
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let mut used = HashSet::new();
+    for domain in connect.list_all_domains(0).map_err(failed)? {
+        // One that has gone since uses none.
+        let Some(xml) = error::found(op, domain.xml_desc(0))? else { continue };
+        used.extend(networks_of(&xml));
+    }
+    for (name, network) in ours.into_iter().filter(|(name, _)| !used.contains(name)) {
+        if network.is_active().map_err(failed)? {
+            network.destroy().map_err(failed)?;
+            side_effect();
+        }
+        network.undefine().map_err(failed)?;
+        side_effect();
+        tracing::info!(network = name, "removed a network that no guest uses any more");
+    }
+    Ok(())
+}
+
+/// The networks that a domain XML names.
+fn networks_of(xml: &str) -> Vec<String> {
+    let mut reader = Reader::from_str(xml);
+    let mut found = Vec::new();
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(start) | Event::Empty(start)) if start.name().as_ref() == "source" => {
+                if let Ok(Some(network)) = start.try_get_attribute("network")
+                    && let Ok(name) = network.normalized_value(XmlVersion::Implicit1_0)
+                {
+                    found.push(name.into_owned());
+                }
+            }
+            Ok(Event::Eof) | Err(_) => return found,
+            Ok(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domains_networks_are_those_of_its_interfaces() {
+        let xml = "<domain><devices><disk><source pool='p' volume='v'/></disk><interface type='network'>\
+                   <source network='a' portid='x' bridge='virbr0'/></interface><interface><source bridge='br0'/>\
+                   </interface></devices></domain>";
+        assert_eq!(networks_of(xml), ["a"]);
+    }
+}

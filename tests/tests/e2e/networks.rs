@@ -1,0 +1,222 @@
+//! What guests reach and what they may pretend to be, by the traffic of real guests: isolation of NAT, spoofing, bridges,
+//! isolated segments.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use kvmoor_crds::conditions::types;
+use kvmoor_crds::{Phase, names};
+use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, tiny, with};
+use kvmoor_tests::wait;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::shared::Shared;
+
+/// A web server on the host that guests call; it keeps the paths that they asked for.
+struct Ear {
+    port: u16,
+    heard: Arc<Mutex<BTreeSet<String>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Ear {
+    async fn open() -> Result<Self> {
+        let listener = TcpListener::bind("0.0.0.0:0").await?;
+        let port = listener.local_addr()?.port();
+        let heard = Arc::new(Mutex::new(BTreeSet::new()));
+        let kept = heard.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let kept = kept.clone();
+                tokio::spawn(async move {
+                    let mut head = [0; 1024];
+                    let length = stream.read(&mut head).await.unwrap_or(0);
+                    let head = String::from_utf8_lossy(&head[..length]).into_owned();
+                    let path = head.split_whitespace().nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+                    kept.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+                    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                });
+            }
+        });
+        Ok(Self { port, heard, _task: AbortOnDropHandle::new(task) })
+    }
+
+    fn has_heard(&self, word: &str) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).contains(word)
+    }
+}
+
+/// What all scripts begin with: `call URL WORD` says whether an URL answers.
+fn script(ear: &Ear, rest: &str) -> Value {
+    json!(format!(
+        "#!/bin/sh\nport={}\ngw=$(ip route | awk '/^default/ {{ print $3 }}')\nip=$(cat /run/address)\n\
+         call() {{ if wget -T 5 -q -O /dev/null \"$1\"; then echo \"reached $2\"; else echo \"missed $2\"; fi; }}\n\
+         tell() {{ call \"http://$gw:$port/$1\" \"$1\"; }}\n{rest}\necho the end\n",
+        ear.port
+    ))
+}
+
+async fn told(shared: &Shared, namespace: &str, name: &str, change: Value, script: Value) -> Result<()> {
+    let secrets: kube::Api<k8s_openapi::api::core::v1::Secret> =
+        kube::Api::namespaced(shared.cluster.client().await?, namespace);
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": { "user-data": script },
+    });
+    secrets.create(&Default::default(), &serde_json::from_value(secret)?).await?;
+    let spec = with(tiny(), json!({ "cloudInit": { "userDataSecretRef": { "name": name } } }));
+    TestVm::create(&shared.cluster, namespace, name, with(spec, change)).await?;
+    Ok(())
+}
+
+/// What the guest's script said, once it is at its end.
+async fn said(vm: &TestVm<'_>) -> Result<String> {
+    wait::until("the script is at its end", BOOT, || vm.http("/runcmd.log"), |log| log.contains("the end")).await
+}
+
+pub async fn tenants_do_not_reach_each_other(shared: &Shared) -> Result<()> {
+    let ear = Ear::open().await?;
+    let (one, two) = (shared.namespace("tenant-one").await?, shared.namespace("tenant-two").await?);
+    let first = TestVm::create(&shared.cluster, &one, "first", tiny()).await?;
+    first.until_booted().await?;
+    let status = first.get().await?.status.context("a status")?;
+    let address = status.addresses.first().context("an address")?.address.clone();
+    let rest = format!(
+        "tell outside\ncall http://{address}/ neighbour\nping -c 2 -W 2 {address} >/dev/null && echo pinged\n\
+         arping -c 2 -w 3 -I eth0 {address} >/dev/null && echo arpinged\ntell outside-still"
+    );
+    told(shared, &two, "second", json!({}), script(&ear, &rest)).await?;
+    let second = TestVm::existing(&shared.cluster, &two, "second").await?;
+    second.until_booted().await?;
+    let log = said(&second).await?;
+    ensure!(log.contains("reached outside\n") && log.contains("reached outside-still"), "it reaches the host: {log}");
+    ensure!(log.contains("missed neighbour"), "another tenant's guest is not reached: {log}");
+    ensure!(!log.contains("pinged"), "by no protocol: {log}");
+    ensure!(ear.has_heard("outside-still"), "the host heard it");
+    ensure!(first.http("/").await? == "first", "which was there all the time");
+    first.remove().await?;
+    second.remove().await?;
+    shared.drop_namespace(&one).await?;
+    shared.drop_namespace(&two).await
+}
+
+pub async fn a_guest_that_pretends_is_not_heard(shared: &Shared) -> Result<()> {
+    let ear = Ear::open().await?;
+    let namespace = shared.namespace("spoofs").await?;
+    let rest = "mac=$(cat /sys/class/net/eth0/address)\nother=${ip%.*}.253\n\
+        tell own-first\n\
+        ip addr add $other/24 dev eth0; ip addr del $ip/24 dev eth0; ip route replace default via $gw\n\
+        tell other-ip\n\
+        ip addr add $ip/24 dev eth0; ip addr del $other/24 dev eth0; ip route replace default via $gw\n\
+        tell own-second\n\
+        ip link set eth0 down; ip link set eth0 address 52:54:00:66:66:66; ip link set eth0 up\n\
+        ip route replace default via $gw; tell other-mac\n\
+        ip link set eth0 down; ip link set eth0 address $mac; ip link set eth0 up\n\
+        ip route replace default via $gw; tell own-third";
+    told(shared, &namespace, "spoofs", json!({}), script(&ear, rest)).await?;
+    let vm = TestVm::existing(&shared.cluster, &namespace, "spoofs").await?;
+    vm.until_booted().await?;
+    let log = said(&vm).await?;
+    for own in ["own-first", "own-second", "own-third"] {
+        ensure!(log.contains(&format!("reached {own}")) && ear.has_heard(own), "{own}: {log}");
+    }
+    for other in ["other-ip", "other-mac"] {
+        ensure!(log.contains(&format!("missed {other}")) && !ear.has_heard(other), "{other}: {log}");
+    }
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn only_bridges_that_are_allowed(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("bridged").await?;
+    let host = shared.cluster.host(0)?;
+    let bridge = host.bridge().context("a private host")?.to_owned();
+    let on = |bridge: &str| json!({ "networks": [{ "name": "lan", "type": "Bridge", "bridge": bridge }] });
+    let refused = TestVm::create(
+        &shared.cluster,
+        &namespace,
+        "x",
+        with(
+            blank(),
+            json!({ "networks": [
+        { "name": "lan", "type": "Bridge" }] }),
+        ),
+    );
+    ensure!(refused.await.is_err(), "a bridge without a name is refused at once");
+    let vm = TestVm::create(&shared.cluster, &namespace, "bridged", with(tiny(), on(&bridge))).await?;
+    let missing = TestVm::create(&shared.cluster, &namespace, "missing", with(blank(), on("kvm-nothing"))).await?;
+    for vm in [&vm, &missing] {
+        let message = vm.until_condition(types::READY, "False", "BridgeNotAllowed").await?;
+        ensure!(message.contains("no bridge is allowed"), "{message}");
+        ensure!(vm.domains().await?.is_empty() && vm.volumes().await?.is_empty(), "nothing is made");
+    }
+    let process = shared.cluster.node_controller(0)?;
+    process.kill().await;
+    process.set_env("KVMOOR_ALLOW_BRIDGE", Some(&format!("{bridge},kvm-nothing")));
+    process.start()?;
+    vm.until_phase(Phase::Running).await?;
+    let message = missing.until_condition(types::READY, "False", "BridgeMissing").await?;
+    ensure!(message.contains("kvm-nothing"), "{message}");
+    // The DHCP server there is libvirt's, which knows nothing of this guest but its MAC address.
+    let mac = names::mac_address(vm.uid(), "lan");
+    let leases = || async { host.virsh().run(&["net-dhcp-leases", "default", "--mac", &mac]).await };
+    let leases = wait::until("it has asked for an address", BOOT, leases, |leases| leases.contains(&mac)).await?;
+    let address = leases.split_whitespace().find_map(|word| word.strip_suffix("/24")).context("an address")?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let url = format!("http://{address}/");
+    let get = || async { Ok(client.get(&url).send().await?.text().await?) };
+    wait::until("it answers on the bridge", BOOT, get, |name| name.trim() == "bridged").await?;
+    process.set_env("KVMOOR_ALLOW_BRIDGE", None);
+    vm.remove().await?;
+    missing.remove().await?;
+    process.kill().await;
+    process.start()?;
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn an_isolated_segment_is_the_namespaces_own(shared: &Shared) -> Result<()> {
+    let ear = Ear::open().await?;
+    let (one, two) = (shared.namespace("segment-one").await?, shared.namespace("segment-two").await?);
+    let networks = json!({ "networks": [{ "name": "default" }, { "name": "lan", "type": "Isolated" }] });
+    let rest = |own: u8| {
+        format!("ip link set eth1 up; ip addr add 10.9.0.{own}/24 dev eth1\ncall http://10.9.0.1/ first\ntell outside")
+    };
+    told(shared, &one, "first", networks.clone(), script(&ear, &rest(1))).await?;
+    let first = TestVm::existing(&shared.cluster, &one, "first").await?;
+    first.until_booted().await?;
+    said(&first).await?;
+    told(shared, &one, "second", networks.clone(), script(&ear, &rest(2))).await?;
+    told(shared, &two, "stranger", networks, script(&ear, &rest(3))).await?;
+    let second = TestVm::existing(&shared.cluster, &one, "second").await?;
+    let stranger = TestVm::existing(&shared.cluster, &two, "stranger").await?;
+    second.until_booted().await?;
+    stranger.until_booted().await?;
+    let log = said(&second).await?;
+    ensure!(log.contains("reached first"), "the namespace's guests reach each other: {log}");
+    let log = said(&stranger).await?;
+    ensure!(log.contains("missed first") && log.contains("reached outside"), "and nobody else does: {log}");
+
+    // What was defined is valid by libvirt's own schema.
+    let host = shared.cluster.host(0)?;
+    let xml = host.virsh().run(&["dumpxml", "--inactive", &second.domain()]).await?;
+    let file = shared.cluster.dir().join("validated.xml");
+    std::fs::write(&file, xml)?;
+    host.virsh().run(&["define", "--validate", &file.to_string_lossy()]).await?;
+
+    let name = names::isolated_network(&two);
+    let listed = || async { host.virsh().run(&["net-list", "--all", "--name"]).await };
+    ensure!(listed().await?.contains(&name), "the segment is a network");
+    stranger.remove().await?;
+    let process = shared.cluster.node_controller(0)?;
+    process.kill().await;
+    process.start()?;
+    wait::until("a segment without guests goes", SOON, listed, |names| !names.contains(&name)).await?;
+    ensure!(listed().await?.contains(&names::isolated_network(&one)), "the other stays");
+    first.remove().await?;
+    second.remove().await?;
+    shared.drop_namespace(&one).await?;
+    shared.drop_namespace(&two).await
+}
