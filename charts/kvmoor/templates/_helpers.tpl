@@ -56,6 +56,23 @@ app.kubernetes.io/component: {{ .component }}
   value: "{{ . }}:18446"
 {{- end }}
 
+{{/* The probes of a controller. Takes the path that says whether it can be counted on. */}}
+{{- define "kvmoor.probes" -}}
+startupProbe:
+  httpGet: { path: /livez, port: metrics }
+  periodSeconds: 1
+  failureThreshold: 60
+readinessProbe:
+  httpGet: { path: {{ . }}, port: metrics }
+  periodSeconds: 5
+# Whether it answers at all. That libvirt or the Kubernetes API is away is no reason to start anew.
+livenessProbe:
+  httpGet: { path: /livez, port: metrics }
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end }}
+
 {{/* A pod of which nothing reaches beyond the API: the Pod Security Standard "restricted". */}}
 {{- define "kvmoor.restrictedPod" -}}
 runAsNonRoot: true
