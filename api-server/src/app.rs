@@ -80,7 +80,9 @@ pub struct App {
     pub admins: Mutex<()>,
     /// Work that goes on when its request is gone.
     pub tasks: TaskTracker,
-    /// Cancelled when the process is to end.
+    /// Cancelled when the process has been told to end: others take over, and what comes here is still answered.
+    pub drain: CancellationToken,
+    /// Cancelled when the process ends.
     pub stop: CancellationToken,
     probed: Mutex<Option<(Instant, bool)>>,
 }
@@ -104,6 +106,7 @@ impl App {
             metrics: Metrics::default(),
             admins: Mutex::default(),
             tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
             stop: CancellationToken::new(),
             probed: Mutex::default(),
         })
@@ -132,7 +135,7 @@ impl App {
 
     /// Whether requests can be served: all is read, and nobody is leaving.
     pub fn ready(&self) -> Result<(), ApiError> {
-        if self.stop.is_cancelled() {
+        if self.drain.is_cancelled() {
             return Err(ApiError::unavailable("The server is being stopped"));
         }
         self.stores.ready()?;

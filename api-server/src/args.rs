@@ -30,6 +30,10 @@ pub struct Args {
     /// Most WebSockets of a user at a time.
     #[arg(long, env = "KVMOOR_MAX_SOCKETS_PER_USER", default_value_t = 1024)]
     pub max_sockets_per_user: usize,
+    /// Seconds for which requests are still taken, each the last of its connection, after the server was told to stop.
+    /// Until then everybody has heard that it is not ready any more, and nobody's request is lost.
+    #[arg(long, env = "KVMOOR_DRAIN_SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=300))]
+    pub drain_seconds: u16,
     /// Metrics and logs.
     #[command(flatten)]
     pub telemetry: kvmoor_telemetry::TelemetryArgs,

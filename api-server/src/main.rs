@@ -51,6 +51,7 @@ async fn main() -> anyhow::Result<()> {
         allowed_origins,
         trusted_proxies,
         max_sockets_per_user,
+        drain_seconds,
         telemetry: TelemetryArgs { metrics_address, log_format },
     } = Args::parse();
     log_format.start()?;
@@ -64,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     app.metrics.register(telemetry.registry());
     let serving = app.clone();
     tokio::spawn(telemetry.serve(move || serving.ready().is_ok()));
-    stop_on_signal(app.stop.clone())?;
+    stop_on_signal(app.drain.clone(), app.stop.clone(), Duration::from_secs(drain_seconds.into()))?;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
     server::serve(listener, router::router(app.clone())?, max_connections, app.stop.clone()).await;
@@ -76,13 +77,20 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
+/// A signal begins the drain, which ends after its time, or with a second signal.
+fn stop_on_signal(drain: CancellationToken, stop: CancellationToken, time: Duration) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut signal = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        signal().await;
+        drain.cancel();
+        tracing::info!(seconds = time.as_secs(), "not ready any more");
+        drop(tokio::time::timeout(time, signal()).await);
         tracing::info!("stopping");
         stop.cancel();
     });

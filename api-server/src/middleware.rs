@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::{Instrument, Span, field};
 
+use crate::app::AppState;
 use crate::error::{ApiError, Cause, OverQuota};
 use crate::metrics::Metrics;
 
@@ -71,6 +72,16 @@ fn record(
     } else {
         tracing::info!(%method, path, route, peer, status, duration_ms, "answered");
     }
+}
+
+/// Makes each answer the last of its connection once the server is told to stop, so that no request is under way on one
+/// that is closed later. Upgraded connections are told in their own way.
+pub async fn last_answer(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if app.drain.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Ends what takes too long.

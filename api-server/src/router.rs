@@ -79,6 +79,7 @@ pub fn router(app: AppState) -> Result<Router, serde_json::Error> {
         .layer(layer::from_fn(middleware::deadline))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(layer::from_fn_with_state(app.metrics.clone(), middleware::log))
+        .layer(layer::from_fn_with_state(app.clone(), middleware::last_answer))
         .with_state(app))
 }
 

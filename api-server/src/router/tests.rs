@@ -378,3 +378,14 @@ async fn web_sockets_are_refused_before_the_upgrade() {
         assert!(answer.error().message.starts_with("This endpoint takes WebSockets only"), "{}", answer.body);
     }
 }
+
+#[tokio::test]
+async fn a_server_that_is_told_to_stop_answers_and_says_that_others_are_to_be_asked() {
+    let app = server(everybody());
+    let ask = async |path: &str| send(&app, request(Method::GET, path, Some(&token("admin", 0)), None)).await;
+    assert!(!ask("/api/auth/me").await.headers.contains_key("connection"));
+    app.drain.cancel();
+    assert_eq!(ask("/api/ready").await.error().message, "The server is being stopped");
+    let answer = ask("/api/auth/me").await;
+    assert_eq!((answer.status, &answer.headers["connection"]), (StatusCode::OK, &"close".parse().unwrap()));
+}
