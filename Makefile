@@ -1,7 +1,7 @@
 # `make help` lists the targets. All of them may be run by any user; those that need root use sudo.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run down purge test bench crds values rights
+.PHONY: help setup build run down purge images cluster cluster-down test test-cluster bench crds values rights
 
 # sudo would look for its own: what is fetched once serves root and user.
 export XDG_CACHE_HOME ?= $(HOME)/.cache
@@ -13,7 +13,7 @@ runner := $(if $(sudo),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(sudo)')
 faults := --features kvmoor-controller/fault-injection
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install missing packages
 	@dev/setup
@@ -38,6 +38,17 @@ down: ## end a cluster that runs, or what is left of one
 purge: ## the same, and forget its disks, objects and logs
 	@[ ! -x $(dev) ] || $(sudo) $(dev) down --purge
 
+images: build ## the container images, as archives in target/images
+	dev/setup-cluster
+	images/build
+
+cluster: build ## a Kubernetes cluster that runs pods, with Kvmoor installed by Helm, in the background
+	dev/setup-cluster
+	@$(sudo) $(dev) cluster up
+
+cluster-down: ## end it, and remove all that it had
+	@[ ! -x $(dev) ] || $(sudo) $(dev) cluster down
+
 test: setup ## formatting, lints, and all tests; beside `make run` if need be
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -47,6 +58,12 @@ test: setup ## formatting, lints, and all tests; beside `make run` if need be
 	dev/setup-schemathesis
 	$(if $(sudo),$(target)/debug/kvmoor-dev fetch --tests)
 	$(runner) cargo test --workspace $(faults)
+
+test-cluster: setup ## the life of an installation with Helm, on a cluster that runs pods
+	dev/setup-cluster
+	cargo build --workspace $(faults)
+	$(if $(sudo),$(target)/debug/kvmoor-dev fetch --tests)
+	$(runner) cargo test --workspace $(faults) --test cluster -- --ignored
 
 bench: setup ## measure against raw libvirt; writes target/bench.json
 	cargo build --release --workspace

@@ -33,7 +33,7 @@ impl Downloads {
     pub(super) async fn fetch(&self, release: &Release, name: &str, path: &Path) -> Result<()> {
         let server = match release.download {
             Download::KubernetesFiles => "https://dl.k8s.io",
-            Download::EtcdArchive => "https://github.com",
+            Download::EtcdArchive | Download::CoreDnsArchive => "https://github.com",
             Download::HelmArchive => "https://get.helm.sh",
         };
         if self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).contains(server) {
@@ -45,6 +45,7 @@ impl Downloads {
             Download::KubernetesFiles => kubernetes_file(&client, server, release, name, path).await,
             Download::EtcdArchive => archive(&client, &etcd_archive(server, release, name), path).await,
             Download::HelmArchive => archive(&client, &helm_archive(server, release, name), path).await,
+            Download::CoreDnsArchive => archive(&client, &coredns_archive(server, release, name), path).await,
         };
         if fetched.is_err() {
             self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
@@ -95,6 +96,13 @@ fn helm_archive(server: &str, release: &Release, name: &str) -> Archive {
     Archive { sums: format!("{url}.sha256sum"), url, file, member: format!("linux-{}/{name}", architecture()) }
 }
 
+fn coredns_archive(server: &str, release: &Release, name: &str) -> Archive {
+    let Release { version, .. } = release;
+    let file = format!("coredns_{}_linux_{}.tgz", version.trim_start_matches('v'), architecture());
+    let url = format!("{server}/coredns/coredns/releases/download/{version}/{file}");
+    Archive { sums: format!("{url}.sha256"), url, file, member: name.to_owned() }
+}
+
 async fn archive(client: &reqwest::Client, archive: &Archive, path: &Path) -> Result<()> {
     let sums = text(client, &archive.sums).await?;
     let sum = sum_of(&sums, &archive.file).context("the list of checksums does not name the archive")?;
@@ -106,7 +114,10 @@ async fn archive(client: &reqwest::Client, archive: &Archive, path: &Path) -> Re
     run("tar", &words, UNPACK).await?;
     let unpacked = dir.join(&archive.member);
     fs::rename(&unpacked, &part)?;
-    fs::remove_dir(unpacked.parent().context("the program lies in a folder")?)?;
+    // It is in a folder of its own, or in none.
+    if let Some(folder) = unpacked.parent().filter(|folder| *folder != dir) {
+        fs::remove_dir(folder)?;
+    }
     fs::remove_file(&packed)?;
     install(&part, path)
 }

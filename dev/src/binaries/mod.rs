@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 pub(crate) use source::Release;
-use source::{ETCD, HELM, KUBERNETES};
+use source::{COREDNS, ETCD, HELM, KUBERNETES};
 
 use crate::{files, instance::Lock};
 
@@ -53,6 +53,35 @@ impl ControlPlaneBinaries {
             apiserver: finder.find(&KUBERNETES, "kube-apiserver").await?,
             controller_manager: finder.find(&KUBERNETES, "kube-controller-manager").await?,
             kubectl: finder.find(&KUBERNETES, "kubectl").await?,
+        })
+    }
+}
+
+/// Paths of what a node with pods needs besides, and the scheduler that places them.
+#[derive(Clone, Debug)]
+pub struct NodeBinaries {
+    /// kubelet 1.37.
+    pub kubelet: PathBuf,
+    /// kube-proxy 1.37.
+    pub proxy: PathBuf,
+    /// kube-scheduler 1.37.
+    pub scheduler: PathBuf,
+    /// CoreDNS 1.15.
+    pub dns: PathBuf,
+}
+
+impl NodeBinaries {
+    /// Finds, downloads or builds them. Says what it does.
+    ///
+    /// # Errors
+    /// As [`ControlPlaneBinaries::ensure`].
+    pub async fn ensure() -> Result<Self> {
+        let finder = Finder::new(cache_dir()?);
+        Ok(Self {
+            kubelet: finder.find(&KUBERNETES, "kubelet").await?,
+            proxy: finder.find(&KUBERNETES, "kube-proxy").await?,
+            scheduler: finder.find(&KUBERNETES, "kube-scheduler").await?,
+            dns: finder.find(&COREDNS, "coredns").await?,
         })
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Download {
     EtcdArchive,
     /// An archive `get.helm.sh/helm-VERSION-linux-ARCH.tar.gz` with a `.sha256sum` beside it.
     HelmArchive,
+    /// An archive on GitHub with a `.sha256` beside it.
+    CoreDnsArchive,
 }
 
 pub(super) const KUBERNETES: Release = Release {
@@ -53,6 +55,15 @@ pub(super) const HELM: Release = Release {
     package: "cmd/{}",
     ldflags: "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
     download: Download::HelmArchive,
+};
+
+pub(super) const COREDNS: Release = Release {
+    project: "coredns",
+    version: "v1.15.0",
+    module: "github.com/coredns/coredns",
+    package: "",
+    ldflags: "-s -w",
+    download: Download::CoreDnsArchive,
 };
 
 impl Release {

@@ -157,7 +157,7 @@ impl Builder {
     async fn control_plane(&self, instance: &Instance) -> Result<(ControlPlane, PathBuf)> {
         let binaries = ControlPlaneBinaries::ensure().await?;
         tracing::info!("starting etcd, kube-apiserver and kube-controller-manager");
-        Ok((ControlPlane::start(instance, &binaries).await?, binaries.kubectl))
+        Ok((ControlPlane::start(instance, &binaries, None).await?, binaries.kubectl))
     }
 
     async fn libvirt_hosts(&self, instance: &Instance) -> Result<Vec<LibvirtHost>> {
@@ -185,6 +185,7 @@ impl Builder {
     }
 }
 
-fn temporary_dir() -> PathBuf {
+/// A directory for one run.
+pub(crate) fn temporary_dir() -> PathBuf {
     std::env::temp_dir().join(format!("kvmoor-{}", random::word(12)))
 }

@@ -23,10 +23,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+pub(crate) use builder::temporary_dir;
 pub use builder::{AlreadyRunning, Builder};
 use jiff::Timestamp;
 use kube::{Api, api::ListParams};
 use kvmoor_crds::{VirtualMachine, names};
+pub(crate) use supervise::keep_up;
 use tokio::time::timeout;
 
 use crate::{

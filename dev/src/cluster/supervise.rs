@@ -39,7 +39,8 @@ impl Cluster {
     }
 }
 
-async fn keep_up(part: &Managed) -> Infallible {
+/// Keeps one part up.
+pub(crate) async fn keep_up(part: &Managed) -> Infallible {
     let mut pause = FIRST_PAUSE;
     loop {
         let watched_since = Instant::now();

@@ -1,5 +1,6 @@
 //! The command `kvmoor-dev`, which `make run` calls: a cluster to try Kvmoor on, until Ctrl-C.
 
+mod cluster;
 mod down;
 mod fetch;
 mod first_vm;
@@ -35,6 +36,9 @@ enum Command {
     Up(up::Args),
     /// Ends a cluster that `up` runs, or what is left of one that was killed.
     Down(down::Args),
+    /// A whole Kubernetes cluster that runs pods, with Kvmoor installed by Helm, in the background.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Fetches or builds what `up` needs and the network gives, without root.
     Fetch(fetch::Args),
 }
@@ -59,6 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
     runtime.block_on(async {
         match &args.command {
             Command::Up(up) => up::up(&place, up).await,
+            Command::Cluster(command) => cluster::run(place.dir(), command).await,
             Command::Down(down) => down::down(&place, down).await,
             Command::Fetch(args) => fetch::fetch(args).await,
         }

@@ -18,6 +18,7 @@ pub use checkout::root as checkout_root;
 pub(crate) use identity::Credentials;
 use kube::Client;
 pub use objects::TINY;
+pub(crate) use objects::tiny_image;
 pub(crate) use ready::wait_ready;
 
 use crate::{

@@ -35,7 +35,7 @@ pub(super) async fn install(client: &Client, nodes: &[String], admin: &Admin) ->
 }
 
 /// Declares the image that [`crate::image::upload`] puts into each host's pool.
-pub(super) async fn tiny_image(client: &Client) -> Result<()> {
+pub(crate) async fn tiny_image(client: &Client) -> Result<()> {
     let image = json!({
         "apiVersion": "kvmoor.dev/v1alpha1",
         "kind": "Image",

@@ -22,20 +22,24 @@ pub(crate) struct Certs {
 }
 
 /// The parties, each with `NAME.crt` and `NAME.key`: common name and organisation are the Kubernetes user and group.
-const CLIENTS: [(&str, &str, Option<&str>); 3] = [
+const CLIENTS: [(&str, &str, Option<&str>); 6] = [
     ("admin", "kvmoor-dev-admin", Some("system:masters")),
     ("controller-manager", "system:kube-controller-manager", None),
+    ("scheduler", "system:kube-scheduler", None),
+    ("proxy", "system:kube-proxy", None),
+    ("kubelet-client", "kube-apiserver", Some("system:masters")),
     ("etcd-client", "kube-apiserver", None),
 ];
 const SERVERS: [&str; 2] = ["apiserver", "etcd"];
 
 impl Certs {
-    /// The certificates in `dir`, made if they are not there.
-    pub(crate) fn ensure(dir: &Path) -> Result<Self> {
+    /// The certificates in `dir`, made if they are not there. The servers are reached also under the names and addresses
+    /// `also`, and each of `nodes` gets a certificate `NAME.crt` of its own.
+    pub(crate) fn ensure(dir: &Path, also: &[String], nodes: &[&str]) -> Result<Self> {
         let certs = Self { dir: dir.to_owned() };
         if !certs.complete().exists() {
             files::make_dir(dir, 0o700)?;
-            certs.make().context("make certificates")?;
+            certs.make(also, nodes).context("make certificates")?;
             // Last, so that a directory half made is made again.
             files::write(&certs.complete(), b"", 0o600)?;
         }
@@ -63,7 +67,7 @@ impl Certs {
         self.dir.join("service-account.pub")
     }
 
-    fn make(&self) -> Result<()> {
+    fn make(&self, also: &[String], nodes: &[&str]) -> Result<()> {
         let mut params = named("kvmoor-dev", None)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages =
@@ -73,9 +77,14 @@ impl Certs {
         for (name, user, group) in CLIENTS {
             self.issue(&authority, name, named(user, group)?, &[ExtendedKeyUsagePurpose::ClientAuth])?;
         }
+        for name in nodes {
+            let params = named(&format!("system:node:{name}"), Some("system:nodes"))?;
+            self.issue(&authority, name, params, &[ExtendedKeyUsagePurpose::ClientAuth])?;
+        }
         for name in SERVERS {
             let mut params = named(name, None)?;
-            params.subject_alt_names = CertificateParams::new(SERVER_NAMES.map(str::to_owned))?.subject_alt_names;
+            let names = SERVER_NAMES.into_iter().map(str::to_owned).chain(also.iter().cloned());
+            params.subject_alt_names = CertificateParams::new(names.collect::<Vec<_>>())?.subject_alt_names;
             // etcd's gateway is a client of etcd itself.
             self.issue(
                 &authority,

@@ -7,6 +7,7 @@ mod specs;
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,13 +28,24 @@ const STOP: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_secs(5);
 
 /// The certificate with all rights.
-const ADMIN: &str = "admin";
+pub(crate) const ADMIN: &str = "admin";
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Ports {
     etcd: u16,
     etcd_peer: u16,
     apiserver: u16,
+}
+
+/// What a control plane must know of the network of pods.
+#[derive(Clone, Debug)]
+pub(crate) struct PodNetwork {
+    /// The machine's address there, under which the node and its pods reach the Kubernetes API.
+    pub(crate) machine: Ipv4Addr,
+    /// The /24 of the Services' addresses.
+    pub(crate) services: Ipv4Addr,
+    /// The Node's name.
+    pub(crate) node: &'static str,
 }
 
 /// A running control plane.
@@ -48,14 +60,20 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts the control plane whose data lies in the directory of `instance`, and waits until it serves.
-    pub(crate) async fn start(instance: &Instance, binaries: &ControlPlaneBinaries) -> Result<Self> {
+    /// Starts the control plane whose data lies in the directory of `instance`, and waits until it serves. With `pods` it
+    /// does what these need besides.
+    pub(crate) async fn start(
+        instance: &Instance,
+        binaries: &ControlPlaneBinaries,
+        pods: Option<&PodNetwork>,
+    ) -> Result<Self> {
         let dir = instance.dir.join("control-plane");
         files::make_dir(&dir, 0o700)?;
-        let certs = Certs::ensure(&dir.join("pki"))?;
+        let also = pods.map(PodNetwork::server_addresses).unwrap_or_default();
+        let certs = Certs::ensure(&dir.join("pki"), &also, pods.map(|pods| pods.node).as_slice())?;
         files::write(&Surroundings::audit_policy(&dir), specs::AUDIT_POLICY, 0o600)?;
         let ports = choose_ports(&dir)?;
-        let surroundings = Surroundings { instance, dir: &dir, binaries, certs: &certs, ports };
+        let surroundings = Surroundings { instance, dir: &dir, binaries, certs: &certs, ports, pods };
         let managed = |spec| Managed::new(spec, instance.recorder.clone());
         let etcd = managed(surroundings.etcd());
         let apiserver = managed(surroundings.apiserver());
@@ -72,10 +90,27 @@ impl ControlPlane {
     }
 
     fn write_client_config(&self, path: &Path, name: &str) -> Result<()> {
+        self.write_client_config_for(path, name, &self.server())
+    }
+
+    /// A kubeconfig with the certificate `name`, for a process that reaches the API at `server`.
+    fn write_client_config_for(&self, path: &Path, name: &str, server: &str) -> Result<()> {
         let certificate = self.certs.certificate(name);
         let key = self.certs.key(name);
         let identity = Identity::Certificate { certificate: &certificate, key: &key };
-        kubeconfig::write(path, &self.server(), &self.authority(), &identity)
+        kubeconfig::write(path, server, &self.authority(), &identity)
+    }
+
+    /// The same for a process of the node, which reaches the API at `machine`.
+    pub(crate) fn write_node_config(&self, path: &Path, name: &str, machine: Ipv4Addr) -> Result<()> {
+        self.write_client_config_for(path, name, &format!("https://{machine}:{}", self.ports.apiserver))
+    }
+
+    /// kube-scheduler, which only pods need; not started yet.
+    pub(crate) fn scheduler(&self, instance: &Instance, program: &Path) -> Result<Managed> {
+        let config = self.dir.join("scheduler.kubeconfig");
+        self.write_client_config(&config, "scheduler")?;
+        Ok(Managed::new(specs::scheduler(instance, program, &config), instance.recorder.clone()))
     }
 
     /// The URL of the Kubernetes API.
@@ -185,6 +220,15 @@ impl ControlPlane {
         for part in self.parts().into_iter().rev() {
             part.stop(STOP).await;
         }
+    }
+}
+
+impl PodNetwork {
+    /// Under which addresses the node and its pods reach the Kubernetes API: the machine's, and that of the Service
+    /// `kubernetes`, which is the first of all Services.
+    fn server_addresses(&self) -> Vec<String> {
+        let [a, b, c, _] = self.services.octets();
+        vec![self.machine.to_string(), Ipv4Addr::new(a, b, c, 1).to_string()]
     }
 }
 

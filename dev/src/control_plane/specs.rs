@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Ports, certs::Certs};
+use super::{PodNetwork, Ports, certs::Certs};
 use crate::{binaries::ControlPlaneBinaries, instance::Instance, process::Spec};
 
 /// Controllers that objects of Kvmoor depend on: owner references, namespaces and their service accounts.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
                            clusterrole-aggregation-controller,validatingadmissionpolicy-status-controller";
+/// What pods, their Deployments and DaemonSets, and Services need besides.
+const POD_CONTROLLERS: &str = "root-ca-certificate-publisher-controller,deployment-controller,replicaset-controller,\
+                               daemonset-controller,job-controller,disruption-controller,pod-garbage-collector-controller,\
+                               endpointslice-controller,endpoints-controller,node-lifecycle-controller,\
+                               taint-eviction-controller,horizontal-pod-autoscaler-controller";
 
 /// Everything the command lines name.
 pub(super) struct Surroundings<'a> {
@@ -16,6 +21,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) binaries: &'a ControlPlaneBinaries,
     pub(super) certs: &'a Certs,
     pub(super) ports: Ports,
+    pub(super) pods: Option<&'a PodNetwork>,
 }
 
 impl Surroundings<'_> {
@@ -54,11 +60,23 @@ impl Surroundings<'_> {
 
     pub(super) fn apiserver(&self) -> Spec {
         let certs = self.certs;
-        Spec::new("kube-apiserver", &self.binaries.apiserver, self.instance.log("kube-apiserver"))
-            .flag("bind-address", "127.0.0.1")
-            .flag("secure-port", self.ports.apiserver.to_string())
-            // Its address would be published as an endpoint for pods, which loopback cannot be.
-            .flag("endpoint-reconciler-type", "none")
+        let spec = Spec::new("kube-apiserver", &self.binaries.apiserver, self.instance.log("kube-apiserver"));
+        let spec = match self.pods {
+            // Reached by pods under the machine's address in the network of the node, and by this process on loopback.
+            Some(pods) => spec
+                .flag("bind-address", "0.0.0.0")
+                .flag("advertise-address", pods.machine.to_string())
+                .flag("service-cluster-ip-range", format!("{}/24", pods.services))
+                .flag("kubelet-client-certificate", certs.certificate("kubelet-client"))
+                .flag("kubelet-client-key", certs.key("kubelet-client"))
+                .flag("kubelet-preferred-address-types", "InternalIP"),
+            None => spec
+                .flag("bind-address", "127.0.0.1")
+                .flag("service-cluster-ip-range", "10.0.0.0/24")
+                // Its address would be published as an endpoint for pods, which loopback cannot be.
+                .flag("endpoint-reconciler-type", "none"),
+        };
+        spec.flag("secure-port", self.ports.apiserver.to_string())
             .flag("etcd-servers", format!("https://127.0.0.1:{}", self.ports.etcd))
             .flag("etcd-cafile", certs.authority())
             .flag("etcd-certfile", certs.certificate("etcd-client"))
@@ -69,7 +87,6 @@ impl Surroundings<'_> {
             .flag("service-account-issuer", "https://kubernetes.default.svc")
             .flag("service-account-signing-key-file", certs.key("service-account"))
             .flag("service-account-key-file", certs.service_account_public_key())
-            .flag("service-cluster-ip-range", "10.0.0.0/24")
             .flag("authorization-mode", "Node,RBAC")
             .flag("anonymous-auth", "false")
             .flag("allow-privileged", "true")
@@ -83,9 +100,13 @@ impl Surroundings<'_> {
 
     pub(super) fn controller_manager(&self, kubeconfig: &Path) -> Spec {
         const NAME: &str = "kube-controller-manager";
+        let controllers = match self.pods {
+            Some(_) => format!("{CONTROLLERS},{POD_CONTROLLERS}"),
+            None => CONTROLLERS.to_owned(),
+        };
         Spec::new(NAME, &self.binaries.controller_manager, self.instance.log(NAME))
             .flag("kubeconfig", kubeconfig)
-            .flag("controllers", CONTROLLERS)
+            .flag("controllers", controllers)
             .arg("--use-service-account-credentials")
             .flag("root-ca-file", self.certs.authority())
             .flag("service-account-private-key-file", self.certs.key("service-account"))
@@ -94,6 +115,16 @@ impl Surroundings<'_> {
             .flag("secure-port", "0")
             .flag("profiling", "false")
     }
+}
+
+pub(super) fn scheduler(instance: &Instance, program: &Path, kubeconfig: &Path) -> Spec {
+    const NAME: &str = "kube-scheduler";
+    Spec::new(NAME, program, instance.log(NAME))
+        .flag("kubeconfig", kubeconfig)
+        // There is one.
+        .flag("leader-elect", "false")
+        .flag("secure-port", "0")
+        .flag("profiling", "false")
 }
 
 /// Who wrote what, without bodies, and nothing about reads. The benchmarks count writes by it.

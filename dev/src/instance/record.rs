@@ -31,6 +31,9 @@ pub struct State {
     /// Networks of the libvirt hosts.
     #[serde(default)]
     pub networks: Vec<NetworkRecord>,
+    /// Directories in which containerd has one for each container of a node's pods.
+    #[serde(default)]
+    pub containers: Vec<PathBuf>,
 }
 
 /// A NAT network: its /24 and its bridge.
@@ -88,6 +91,11 @@ impl Recorder {
     /// Records a network.
     pub(crate) fn network(&self, network: NetworkRecord) -> Result<()> {
         self.change(|state| state.networks.push(network))
+    }
+
+    /// Records where containerd has its containers.
+    pub(crate) fn containers(&self, tasks: &Path) -> Result<()> {
+        self.change(|state| state.containers.push(tasks.to_owned()))
     }
 
     fn change(&self, edit: impl FnOnce(&mut State)) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use super::{Lock, State, lock_path, runtime_root};
-use crate::{files, libvirt_host};
+use crate::{files, libvirt_host, node::cgroup};
 
 /// Removes everything of clusters whose owners are dead. Clusters that live are not touched.
 ///
@@ -46,6 +46,9 @@ pub(crate) fn clean_up(run_dir: &Path, state: &State) -> Result<()> {
     }
     for run in &state.hosts {
         libvirt_host::end_members(run)?;
+    }
+    for tasks in &state.containers {
+        cgroup::end_containers(tasks)?;
     }
     libvirt_host::remove_networks(&state.networks);
     state.hosts.iter().for_each(|run| libvirt_host::remove_leftovers(run));

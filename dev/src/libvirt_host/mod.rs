@@ -24,7 +24,7 @@ pub use kvm::is_usable as kvm_is_usable;
 pub(crate) use members::end_members;
 pub use members::members;
 pub use mounts::PrivateMounts;
-pub(crate) use network::remove_networks;
+pub(crate) use network::{remove_networks, reserve as reserve_network};
 
 use crate::{
     deadline::until,
@@ -79,7 +79,7 @@ impl LibvirtHost {
             files::make_dir(Path::new(dir), 0o755)?;
         }
         instance.recorder.host(&dirs.run)?;
-        let network = reserve_network(instance, index, &base)?;
+        let network = network_of(instance, index, &base)?;
         let socket = Daemons::socket(&dirs.run);
         let uri = format!("qemu+unix:///system?socket={}", socket.display());
         let daemons = Daemons::new(&format!("host-{index}"), &dirs, instance)?;
@@ -167,6 +167,11 @@ impl LibvirtHost {
     /// What a process must see to take each start of a private host for a boot of its machine.
     pub(crate) fn boot_id_mount(&self) -> Option<PrivateMounts> {
         self.own.as_ref().map(|own| own.dirs.boot_id_mount())
+    }
+
+    /// What a private host's processes see as `/run/libvirt`.
+    pub(crate) fn run_dir(&self) -> Option<&Path> {
+        self.own.as_ref().map(|own| own.dirs.run.as_path())
     }
 
     /// The bridge of the network `default`; of a private host only.
@@ -263,7 +268,7 @@ async fn define_network(virsh: &Virsh, base: &Path, network: &NetworkRecord) -> 
 }
 
 /// The network that the host had before, if it is still free, or a new one.
-fn reserve_network(instance: &Instance, index: usize, base: &Path) -> Result<NetworkRecord> {
+fn network_of(instance: &Instance, index: usize, base: &Path) -> Result<NetworkRecord> {
     let path = base.join("network.json");
     let before = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<NetworkRecord>(&bytes).ok());
     let wish = before.map(|network| network.subnet);

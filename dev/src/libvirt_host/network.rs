@@ -19,7 +19,7 @@ const CANDIDATES: std::ops::RangeInclusive<u8> = 130..=250;
 type Net = (Ipv4Addr, u32);
 
 /// Chooses and records a network for host `index` of a cluster. `wish` is the one it had before.
-pub(super) fn reserve(cluster: &str, index: usize, wish: Option<Ipv4Addr>, to: &Recorder) -> Result<NetworkRecord> {
+pub(crate) fn reserve(cluster: &str, index: usize, wish: Option<Ipv4Addr>, to: &Recorder) -> Result<NetworkRecord> {
     let root = instance::runtime_root();
     let _lock = Lock::take(&root.join("networks.lock"), std::time::Duration::from_secs(30))?;
     let mut used = in_use()?;
