@@ -43,6 +43,17 @@ impl Rest {
         Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: None })
     }
 
+    /// The same session over connections of its own.
+    pub fn alone(&self) -> Result<Self> {
+        Ok(Self { token: self.token.clone(), ..Self::new(&self.base)? })
+    }
+
+    /// The same session over a new connection for each request.
+    pub fn reconnecting(&self) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).pool_max_idle_per_host(0).build()?;
+        Ok(Self { http, ..self.clone() })
+    }
+
     /// The same client with a session of that user.
     pub async fn login(&self, username: &str, password: &str) -> Result<Self> {
         let (status, body) = self
