@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tracing::Instrument;
 
 use crate::error::BoxError;
 
@@ -48,5 +49,7 @@ pub async fn open(host: &Host) -> Result<Connection<impl Future<Output = ()> + S
             tracing::debug!(error = %crate::error::describe(&error), "a connection to a host broke off");
         }
     };
+    // What it logs is of the request that it was made for.
+    let driver = driver.in_current_span();
     Ok(Connection { sender, driver })
 }
