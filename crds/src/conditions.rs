@@ -22,6 +22,10 @@ pub mod types {
     pub const SYNCHRONIZED: &str = "Synchronized";
     /// Node: a change of the spec takes effect only at the next restart; the message names the fields.
     pub const RESTART_REQUIRED: &str = "RestartRequired";
+    /// Node: a disk cannot be read or written, so the guest's CPUs are halted; tried again with growing delays.
+    pub const DISK_ERROR: &str = "DiskError";
+    /// Node: the guest crashed or its kernel panicked, and has not been started again yet.
+    pub const GUEST_CRASHED: &str = "GuestCrashed";
     /// Node: domain and volumes are gone, the finalizer may be dropped.
     pub const RELEASED: &str = "Released";
     /// Node, on a Host: libvirt answers.

@@ -54,6 +54,10 @@ pub struct HostStatus {
     /// How guests run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virt_type: Option<VirtType>,
+    /// What guests can have here beyond the common.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub features: Vec<HostFeature>,
     /// Images that the storage pool holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -92,6 +96,28 @@ pub enum VirtType {
     Kvm,
     /// In software, by QEMU's TCG.
     Qemu,
+}
+
+/// What guests can have on a host that not every host has.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostFeature {
+    /// UEFI firmware.
+    Uefi,
+    /// UEFI firmware with Secure Boot.
+    SecureBoot,
+    /// A TPM 2.0.
+    Tpm,
+}
+
+impl HostFeature {
+    /// What it is, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Uefi => "UEFI firmware",
+            Self::SecureBoot => "UEFI firmware with Secure Boot",
+            Self::Tpm => "a TPM 2.0",
+        }
+    }
 }
 
 /// An image in a host's storage pool.

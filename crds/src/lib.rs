@@ -25,7 +25,9 @@ mod user;
 mod virtual_machine;
 pub mod yaml;
 
-pub use host::{Host, HostAddress, HostImage, HostResources, HostSpec, HostStatus, HostVersions, VirtType};
+pub use host::{
+    Host, HostAddress, HostFeature, HostImage, HostResources, HostSpec, HostStatus, HostVersions, VirtType,
+};
 pub use image::{Image, ImageFormat, ImageSpec, ImageStatus};
 pub use quota::{Quota, QuotaSpec, QuotaStatus, QuotaUsed};
 pub use restore::{RestorePhase, VirtualMachineRestore, VirtualMachineRestoreSpec, VirtualMachineRestoreStatus};

@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::HostFeature;
 use crate::quantity::quantity_schema;
 
 /// A virtual machine on one of the cluster's KVM hosts.
@@ -42,6 +43,7 @@ use crate::quantity::quantity_schema;
     validation = Rule::new("self.disks == oldSelf.disks").message("disks cannot change after creation"),
     validation = Rule::new("self.networks == oldSelf.networks").message("networks cannot change after creation"),
     validation = Rule::new("self.firmware == oldSelf.firmware").message("firmware cannot change after creation"),
+    validation = Rule::new("self.tpm == oldSelf.tpm").message("tpm cannot change after creation"),
     validation = Rule::new("!has(oldSelf.nodeName) || has(self.nodeName) && self.nodeName == oldSelf.nodeName")
         .message("nodeName cannot change once set: the disks are on that host")
 )]
@@ -53,11 +55,11 @@ pub struct VirtualMachineSpec {
     #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')").message("displayName must not hold control characters"))]
     pub display_name: Option<String>,
 
-    /// Number of virtual CPUs.
+    /// Number of virtual CPUs. A running guest gets more at once, up to twice what it started with and at least 4; other changes take effect at the next restart.
     #[schemars(range(min = 1, max = 512))]
     pub cpu: i32,
 
-    /// Memory of the guest, such as 512Mi or 2Gi; at least 16Mi, at most 16Ti. Rounded up to whole MiB.
+    /// Memory of the guest, such as 512Mi or 2Gi; at least 16Mi, at most 16Ti. Rounded up to whole MiB. A running guest that started with at least 1Gi gets more at once, by multiples of 128Mi and up to four times that; other changes take effect at the next restart.
     #[schemars(schema_with = "quantity_schema")]
     #[x_kube(
         validation = Rule::new("isQuantity(self)").message("memory must be a quantity such as 512Mi"),
@@ -94,6 +96,10 @@ pub struct VirtualMachineSpec {
     /// Firmware of the guest.
     #[serde(default)]
     pub firmware: Firmware,
+
+    /// Whether the guest has a TPM 2.0, where a host has it. What it keeps goes with the virtual machine.
+    #[serde(default)]
+    pub tpm: bool,
 
     /// The power state to bring about.
     #[serde(default)]
@@ -223,8 +229,22 @@ pub enum Firmware {
     /// The PC's classic BIOS (SeaBIOS).
     #[default]
     Bios,
-    /// UEFI without Secure Boot (edk2), where the host has it.
+    /// UEFI without Secure Boot (edk2), where a host has it. Snapshots cannot be taken of such a guest.
     Uefi,
+    /// UEFI that starts only what is signed, with the usual keys (Microsoft's), where a host has it. Snapshots cannot be taken of such a guest.
+    UefiSecureBoot,
+}
+
+impl VirtualMachineSpec {
+    /// What its host must have.
+    pub fn host_features(&self) -> Vec<HostFeature> {
+        let firmware = match self.firmware {
+            Firmware::Bios => None,
+            Firmware::Uefi => Some(HostFeature::Uefi),
+            Firmware::UefiSecureBoot => Some(HostFeature::SecureBoot),
+        };
+        firmware.into_iter().chain(self.tpm.then_some(HostFeature::Tpm)).collect()
+    }
 }
 
 /// The power state that a user wants.

@@ -13,8 +13,10 @@ use super::backoff::Backoff;
 use super::execute::Failure;
 use super::guest_data::Source;
 use super::metrics::Metrics;
+use super::observe::Remembered;
 use super::publish::Written;
 use super::queue::Queue;
+use super::retries::Retries;
 use super::tell::AllTold;
 
 /// The root of the controller: a virtual machine, or one that cannot be read.
@@ -38,6 +40,8 @@ pub struct Context<H> {
     pub api_failures: Backoff<()>,
     /// When power buttons were pressed.
     pub presses: Presses,
+    /// When guests halted by a disk error were let run again.
+    pub retries: Retries,
     /// Which object has which UID, for domain events.
     pub known: Arc<Known>,
     /// Snapshots and restores that are asked for.
@@ -61,7 +65,13 @@ impl<H> Context<H> {
         self.failures.succeeded(uid);
         self.api_failures.succeeded(uid);
         self.presses.forget(uid);
+        self.retries.forget(uid);
         self.known.forget(uid);
+    }
+
+    /// What this process remembers of what it did to a virtual machine.
+    pub fn remembered(&self, uid: &str) -> Remembered {
+        Remembered { pressed_at: self.presses.last(uid), retried: self.retries.of(uid) }
     }
 
     /// The Image of that name.

@@ -7,14 +7,15 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kvmoor_crds::guest_data::GuestData;
 use kvmoor_crds::{
-    Firmware, ImageFormat, ImageSpec, Network, NetworkType, PowerState, Requests, RestartPolicy, VirtualMachine,
-    conditions, names, quantity,
+    Firmware, HostFeature, ImageFormat, ImageSpec, Network, NetworkType, PowerState, Requests, RestartPolicy,
+    VirtualMachine, conditions, names, quantity,
 };
 
 use super::domain_xml::{Disk, DiskFormat, DomainConfig};
 use super::hypervisor::HostFacts;
 use super::network_xml::{Link, Nic};
 use super::plan::Blocked;
+use super::room;
 use super::seed::{self, Seed};
 
 /// Size of a root disk where nobody said one.
@@ -84,6 +85,10 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Firmware.
     pub firmware: Firmware,
+    /// Whether it has a TPM 2.0.
+    pub tpm: bool,
+    /// What its host must have.
+    pub features: Vec<HostFeature>,
     /// Network interfaces.
     pub nics: Vec<Interface>,
     /// The root disk.
@@ -194,6 +199,11 @@ impl Machine {
         let unusable = |message| Blocked { reason: "VirtualizationUnusable", message };
         let virt = host.virt.clone().map_err(unusable)?;
         let nics = self.nics.iter().map(|nic| nic.config(&self.identity.namespace, host));
+        if let Some(lacking) = self.features.iter().find(|feature| !host.guests.features.contains(feature)) {
+            let message =
+                format!("The host does not have {}; install it there, or choose another host", lacking.describe());
+            return Err(Blocked { reason: "FeatureMissing", message });
+        }
         let disk = |volume: &str, format, serial: Option<&str>, read_only| Disk {
             volume: volume.to_owned(),
             format,
@@ -208,8 +218,11 @@ impl Machine {
             virt,
             arch: host.architecture.clone(),
             cpu: self.cpu,
+            max_cpu: room::cpus(self.cpu, host.guests.max_cpus),
             memory_mib: self.memory_mib,
+            memory_room: room::memory(self.memory_mib, host.memory).filter(|_| host.guests.max_cpus > 0),
             firmware: self.firmware,
+            tpm: self.tpm,
             pool: host.pool.clone(),
             disks,
             nics: nics.collect::<Result<_, _>>()?,
@@ -260,6 +273,8 @@ pub fn parse(
         cpu,
         memory_mib: memory.div_ceil(quantity::MIB).max(1),
         firmware: spec.firmware,
+        tpm: spec.tpm,
+        features: spec.host_features(),
         nics: spec.networks.iter().map(|network| interface(uid, network)).collect(),
         root,
         disks: disks.collect::<Result<_, _>>()?,

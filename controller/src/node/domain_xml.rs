@@ -7,6 +7,7 @@ use kvmoor_crds::{Firmware, VirtType, names};
 use sha2::{Digest, Sha256};
 
 use super::metadata::Metadata;
+use super::room::MemoryRoom;
 use super::serial_log;
 use super::xml::Element;
 
@@ -14,6 +15,8 @@ use super::xml::Element;
 pub const LOG_DIRECTORY: &str = "/var/log/libvirt/qemu";
 /// Letters of virtio disks: `vda`, `vdb`, … The API allows 16 disks beside root disk and seed.
 const DISK_LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
+/// Most queues of a disk; each costs the guest an interrupt.
+const MOST_QUEUES: u32 = 16;
 
 /// What a domain is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +29,16 @@ pub struct DomainConfig {
     pub arch: String,
     /// Virtual CPUs.
     pub cpu: u32,
+    /// Virtual CPUs that may be plugged in, those of the start included.
+    pub max_cpu: u32,
     /// Memory, in MiB.
     pub memory_mib: u64,
+    /// Memory that may be plugged in.
+    pub memory_room: Option<MemoryRoom>,
     /// Firmware.
     pub firmware: Firmware,
+    /// Whether there is a TPM 2.0.
+    pub tpm: bool,
     /// The storage pool with all disks.
     pub pool: String,
     /// Disks in the order in which the guest sees them.
@@ -91,16 +100,37 @@ fn domain(config: &DomainConfig, metadata: Option<&Metadata>) -> Element {
         .child(Element::with_text("name", names::domain(&config.uid)))
         .child(Element::with_text("uuid", &config.uid))
         .children(metadata.map(|metadata| Element::new("metadata").child(metadata.to_element())))
-        .child(Element::with_text("memory", (config.memory_mib.saturating_mul(1024)).to_string()).attr("unit", "KiB"))
-        .child(Element::with_text("vcpu", config.cpu.to_string()).attr("placement", "static"))
+        .children(config.memory_room.map(|room| kib("maxMemory", room.maximum_mib).attr("slots", room.slots)))
+        .child(kib("memory", config.memory_mib))
+        .child(vcpu(config))
         .child(os(config))
-        .child(Element::new("features").child(Element::new("acpi")).child(Element::new("apic")))
-        .child(cpu(config.virt))
+        .child(features(config))
+        .child(cpu(config.virt).children(config.memory_room.map(|_| numa(config))))
         .child(clock())
         .child(Element::with_text("on_poweroff", "destroy"))
         .child(Element::with_text("on_reboot", "restart"))
-        .child(Element::with_text("on_crash", "destroy"))
+        // What is left says that the guest panicked, also to a controller that was not there when it did.
+        .child(Element::with_text("on_crash", "preserve"))
         .child(devices(config))
+}
+
+fn kib(name: &'static str, mib: u64) -> Element {
+    Element::with_text(name, mib.saturating_mul(1024).to_string()).attr("unit", "KiB")
+}
+
+fn vcpu(config: &DomainConfig) -> Element {
+    let vcpu = Element::with_text("vcpu", config.max_cpu.to_string()).attr("placement", "static");
+    if config.cpu < config.max_cpu { vcpu.attr("current", config.cpu) } else { vcpu }
+}
+
+/// Memory is plugged into a NUMA node, so there is one.
+fn numa(config: &DomainConfig) -> Element {
+    let cell = Element::new("cell")
+        .attr("id", 0)
+        .attr("cpus", format!("0-{}", config.max_cpu.saturating_sub(1)))
+        .attr("memory", config.memory_mib.saturating_mul(1024))
+        .attr("unit", "KiB");
+    Element::new("numa").child(cell)
 }
 
 fn os(config: &DomainConfig) -> Element {
@@ -109,11 +139,23 @@ fn os(config: &DomainConfig) -> Element {
     let os = Element::new("os");
     match config.firmware {
         Firmware::Bios => os.child(kind),
-        Firmware::Uefi => os.attr("firmware", "efi").child(kind).child(
-            Element::new("firmware").child(Element::new("feature").attr("enabled", "no").attr("name", "secure-boot")),
-        ),
+        Firmware::Uefi => os.attr("firmware", "efi").child(kind).child(firmware(&[("secure-boot", "no")])),
+        Firmware::UefiSecureBoot => {
+            os.attr("firmware", "efi").child(kind).child(firmware(&[("secure-boot", "yes"), ("enrolled-keys", "yes")]))
+        }
     }
     .child(Element::new("boot").attr("dev", "hd"))
+}
+
+fn firmware(features: &[(&str, &str)]) -> Element {
+    let feature = |(name, enabled): &(&str, &str)| Element::new("feature").attr("enabled", enabled).attr("name", name);
+    Element::new("firmware").children(features.iter().map(feature))
+}
+
+/// The firmware guards the keys of Secure Boot in a mode of the CPU that the guest cannot enter.
+fn features(config: &DomainConfig) -> Element {
+    let smm = (config.firmware == Firmware::UefiSecureBoot).then(|| Element::new("smm").attr("state", "on"));
+    Element::new("features").child(Element::new("acpi")).child(Element::new("apic")).children(smm)
 }
 
 /// Under KVM the guest has the host's CPU. In software `maximum` is all that QEMU can do: the default `qemu64` lacks
@@ -136,9 +178,10 @@ fn clock() -> Element {
 }
 
 fn devices(config: &DomainConfig) -> Element {
-    let DomainConfig { uid, pool, disks, nics, virt: _, arch: _, cpu: _, memory_mib: _, firmware: _ } = config;
+    let DomainConfig { uid, cpu, pool, disks, nics, .. } = config;
+    let queues = (*cpu).min(MOST_QUEUES);
     Element::new("devices")
-        .children(disks.iter().zip(DISK_LETTERS.chars()).map(|(entry, letter)| disk(pool, entry, letter)))
+        .children(disks.iter().zip(DISK_LETTERS.chars()).map(|(entry, letter)| disk(pool, entry, letter, queues)))
         .child(Element::new("controller").attr("type", "usb").attr("model", "qemu-xhci"))
         .children(nics.iter().map(super::network_xml::Nic::to_element))
         .child(
@@ -179,10 +222,19 @@ fn devices(config: &DomainConfig) -> Element {
                 .child(Element::with_text("backend", "/dev/urandom").attr("model", "random")),
         )
         .children((config.arch == "x86_64").then(|| Element::new("panic").attr("model", "isa")))
+        .children(config.tpm.then(|| {
+            let model = if config.arch == "x86_64" { "tpm-crb" } else { "tpm-tis" };
+            let backend = Element::new("backend").attr("type", "emulator").attr("version", "2.0");
+            Element::new("tpm").attr("model", model).child(backend)
+        }))
 }
 
-fn disk(pool: &str, disk: &Disk, letter: char) -> Element {
-    let driver = Element::new("driver").attr("name", "qemu").attr("type", disk.format.as_str());
+/// The number of queues is stated: QEMU's own choice depends on the CPUs at the start, and memory of a guest whose CPUs
+/// were plugged in could not be read back from a snapshot.
+fn disk(pool: &str, disk: &Disk, letter: char, queues: u32) -> Element {
+    let driver = Element::new("driver").attr("name", "qemu").attr("type", disk.format.as_str()).attr("queues", queues);
+    // A guest whose disk fails is halted rather than told, so that it goes on unharmed when that is mended.
+    let driver = driver.attr("error_policy", "stop").attr("rerror_policy", "stop");
     // Space that the guest gives up goes back to the pool.
     let driver = if disk.read_only { driver } else { driver.attr("discard", "unmap") };
     let element = Element::new("disk")
@@ -213,8 +265,11 @@ pub mod tests {
             virt: VirtType::Qemu,
             arch: "x86_64".into(),
             cpu: 2,
-            memory_mib: 512,
+            max_cpu: 4,
+            memory_mib: 2048,
+            memory_room: Some(MemoryRoom { maximum_mib: 8192, slots: 16 }),
             firmware: Firmware::Bios,
+            tpm: true,
             pool: text.into(),
             disks: vec![disk(DiskFormat::Qcow2, false), disk(DiskFormat::Raw, true)],
             nics: [Link::Nat, Link::Bridge, Link::Isolated]
@@ -230,14 +285,31 @@ pub mod tests {
         config.disks.truncate(1);
         let xml = domain(&config, None).render();
         assert!(xml.starts_with(
-            "<domain type=\"kvm\"><name>kvmoor-0</name><uuid>0</uuid><memory unit=\"KiB\">524288</memory>"
+            "<domain type=\"kvm\"><name>kvmoor-0</name><uuid>0</uuid><maxMemory unit=\"KiB\" slots=\"16\">8388608</maxMemory>\
+             <memory unit=\"KiB\">2097152</memory><vcpu placement=\"static\" current=\"2\">4</vcpu>"
         ));
+        assert!(xml.contains("<numa><cell id=\"0\" cpus=\"0-3\" memory=\"2097152\" unit=\"KiB\"/></numa></cpu>"));
         assert!(xml.contains(
-            "<disk type=\"volume\" device=\"disk\"><driver name=\"qemu\" type=\"qcow2\" discard=\"unmap\"/>\
+            "<disk type=\"volume\" device=\"disk\"><driver name=\"qemu\" type=\"qcow2\" queues=\"2\" \
+             error_policy=\"stop\" rerror_policy=\"stop\" discard=\"unmap\"/>\
              <source pool=\"0\" volume=\"0\"/><target dev=\"vda\" bus=\"virtio\"/><serial>0</serial></disk>"
         ));
         assert!(xml.contains("<graphics type=\"vnc\" sharePolicy=\"ignore\"><listen type=\"none\"/></graphics>"));
         assert!(!xml.contains("metadata"));
+    }
+
+    #[test]
+    fn each_firmware_is_asked_for_by_what_it_can() {
+        let os = |firmware| domain(&DomainConfig { firmware, ..config("a") }, None).render();
+        assert!(!os(Firmware::Bios).contains("efi"));
+        let plain = os(Firmware::Uefi);
+        assert!(
+            plain.contains("<firmware><feature enabled=\"no\" name=\"secure-boot\"/></firmware>")
+                && !plain.contains("<smm")
+        );
+        let secure = os(Firmware::UefiSecureBoot);
+        assert!(secure.contains("<feature enabled=\"yes\" name=\"enrolled-keys\"/>"), "{secure}");
+        assert!(secure.contains("<smm state=\"on\"/>"), "{secure}");
     }
 
     #[test]

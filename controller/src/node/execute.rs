@@ -70,10 +70,13 @@ async fn perform(hypervisor: &impl Hypervisor, uid: &str, step: &Step) -> Result
         Step::Start { paused } => hypervisor.start(uid, *paused).await,
         Step::Suspend => hypervisor.suspend(uid).await,
         Step::Resume => hypervisor.resume(uid).await,
+        Step::RetryDisks => hypervisor.retry_disks(uid).await,
         Step::PressPowerButton => hypervisor.press_power_button(uid).await,
         Step::Reset => hypervisor.reset(uid).await,
         Step::Destroy => hypervisor.destroy(uid).await,
         Step::DeleteVolume(name) => hypervisor.delete_volume(name).await,
+        Step::GrowCpus(to) => hypervisor.grow_cpus(uid, *to).await,
+        Step::GrowMemory(to) => hypervisor.grow_memory(uid, *to).await,
         Step::Undefine => hypervisor.undefine(uid).await,
     }
 }
@@ -85,6 +88,7 @@ fn explain(step: &Step, error: &HvError) -> Failure {
         (Class::PoolMissing, _) => ("StoragePoolUnavailable", "start the host's storage pool; it is tried again"),
         (Class::NetworkMissing, _) => ("NetworkUnavailable", "start the host's network; it is tried again"),
         (Class::Foreign, _) => ("ForeignDomain", "rename or remove the other one on the host"),
+        (_, Step::GrowCpus(_) | Step::GrowMemory(_)) => ("GrowthFailed", "it is tried again"),
         (_, Step::Start { .. }) if error.message.contains("get interface MTU") => {
             ("BridgeMissing", "make the bridge on the host; it is tried again")
         }

@@ -136,6 +136,7 @@ fn status(
             });
             status.architecture = Some(facts.architecture.clone());
             status.virt_type = facts.virt.clone().ok();
+            status.features = facts.guests.features.clone();
             status.versions = Some(HostVersions {
                 libvirt: facts.libvirt_version.clone(),
                 hypervisor: facts.hypervisor_version.clone(),

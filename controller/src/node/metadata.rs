@@ -18,8 +18,10 @@ pub const PREFIX: &str = "kvmoor";
 pub enum Halt {
     /// The guest powered itself off.
     Guest,
-    /// Anything else: QEMU died, the guest panicked, somebody pulled the plug.
+    /// Anything else: QEMU died, somebody pulled the plug.
     Crash,
+    /// The guest's kernel panicked, and said so by its pvpanic device.
+    Panic,
 }
 
 impl Halt {
@@ -27,6 +29,7 @@ impl Halt {
         match self {
             Self::Guest => "guest",
             Self::Crash => "crash",
+            Self::Panic => "panic",
         }
     }
 }
@@ -179,6 +182,7 @@ impl Metadata {
             started_at: number("startedAt"),
             halted: match text("halted").as_deref() {
                 Some("guest") => Some(Halt::Guest),
+                Some("panic") => Some(Halt::Panic),
                 Some(_) => Some(Halt::Crash),
                 None => None,
             },
@@ -210,7 +214,7 @@ mod tests {
             stopping: Some(0),
             started: Some("boot".into()),
             started_at: Some(17),
-            halted: Some(Halt::Crash),
+            halted: Some(Halt::Panic),
             crashes: 4,
             crashed_at: Some(18),
             restoring: Some("r2".into()),

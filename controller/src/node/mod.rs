@@ -50,6 +50,8 @@ mod publish;
 mod queue;
 mod reconcile;
 mod report;
+mod retries;
+mod room;
 mod seed;
 mod serial_log;
 mod snapshot_xml;
@@ -141,6 +143,7 @@ pub async fn run(
         failures: Default::default(),
         api_failures: Default::default(),
         presses: Presses::default(),
+        retries: Default::default(),
         known: Arc::clone(&known),
         queue,
         told: Default::default(),

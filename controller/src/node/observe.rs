@@ -8,7 +8,10 @@ use kvmoor_crds::names;
 
 use super::desired::Desired;
 use super::guest_data::Told;
-use super::hypervisor::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts};
+use super::hypervisor::{Class, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts};
+use super::plan;
+use super::retries::Tried;
+use super::room::Room;
 
 /// What is, as far as it could be found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,42 +31,61 @@ pub struct Facts {
     pub domain: DomainFacts,
     /// The image that the root disk is to start from. Looked up only while there is no domain.
     pub image: Option<ImageFacts>,
+    /// What the running domain can be given. Looked up only while it is to have more.
+    pub room: Option<Room>,
     /// Volumes of the virtual machine. Looked up only when it is to be gone.
     pub volumes: Vec<String>,
-    /// When this process last pressed the domain's power button. Not remembered beyond the process: after a restart it
-    /// is pressed again, which is what a press that may not have happened needs.
-    pub pressed_at: Option<Timestamp>,
+    /// What this process did before.
+    pub remembered: Remembered,
     /// What the guest is to be told beyond its spec. Asked only when a seed is to be written.
     pub told: Told,
 }
 
+/// What this process remembers of what it did. It is gone with the process, and then done again: a press or an attempt
+/// that may not have happened needs just that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Remembered {
+    /// When it last pressed the domain's power button.
+    pub pressed_at: Option<Timestamp>,
+    /// When it last let a guest run again that a disk error had halted.
+    pub retried: Option<Tried>,
+}
+
 /// Finds out what is.
-pub async fn observe(hypervisor: &impl Hypervisor, desired: &Desired, pressed_at: Option<Timestamp>) -> Observed {
-    match facts(hypervisor, desired, pressed_at).await {
+pub async fn observe(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Remembered) -> Observed {
+    match facts(hypervisor, desired, remembered).await {
         Ok(facts) => Observed::Complete(Box::new(facts)),
         Err(error) => Observed::Unreachable(error),
     }
 }
 
-async fn facts(
-    hypervisor: &impl Hypervisor,
-    desired: &Desired,
-    pressed_at: Option<Timestamp>,
-) -> Result<Facts, HvError> {
+async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Remembered) -> Result<Facts, HvError> {
     let uid = desired.identity().uid.as_str();
     let host = hypervisor.host().await?;
     let domain = hypervisor.domain(uid).await?;
-    let mut facts = Facts { host, domain, image: None, volumes: Vec::new(), pressed_at, told: Told::NotAsked };
+    let mut facts =
+        Facts { host, domain, image: None, room: None, volumes: Vec::new(), remembered, told: Told::NotAsked };
     match desired {
         Desired::Absent { .. } => {
             let listed = hypervisor.volumes(&names::volume_prefix(uid)).await?;
             facts.volumes = listed.into_iter().map(|volume| volume.name).collect();
         }
-        Desired::Present(machine) => {
-            if let (DomainFacts::Missing, Some(image)) = (&facts.domain, &machine.root.image) {
-                facts.image = hypervisor.image(&image.volume).await?;
+        Desired::Present(machine) => match (&facts.domain, &machine.root.image) {
+            (DomainFacts::Missing, Some(image)) => facts.image = hypervisor.image(&image.volume).await?,
+            (DomainFacts::Ours(domain), _) if plan::may_grow(machine, domain) => {
+                facts.room = room(hypervisor, uid).await?;
             }
-        }
+            _ => {}
+        },
     }
     Ok(facts)
+}
+
+/// The room of a domain, which may have gone off since it was looked at.
+async fn room(hypervisor: &impl Hypervisor, uid: &str) -> Result<Option<Room>, HvError> {
+    match hypervisor.room(uid).await {
+        Ok(room) => Ok(Some(room)),
+        Err(error) if matches!(error.class, Class::NotFound | Class::Stale) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -153,7 +153,7 @@ fn is_changing(machine: &Machine, domain: &Domain) -> bool {
 }
 
 fn take(machine: &Machine, domain: &Domain, include_memory: bool) -> Decision {
-    if machine.firmware == Firmware::Uefi {
+    if machine.firmware != Firmware::Bios {
         return Decision::failed(
             "FirmwareUnsupported",
             "libvirt cannot take snapshots of guests with UEFI firmware; only those with BIOS can have them.",

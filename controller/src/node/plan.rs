@@ -29,8 +29,13 @@ use super::guest_data::Told;
 use super::hypervisor::{Domain, DomainFacts, OffCause, Power};
 use super::metadata::{Halt, Metadata};
 use super::observe::{Facts, Observed};
+use super::retries;
 use super::seed::Seed;
 use super::volume_xml::{Backing, Volume};
+
+mod grow;
+
+pub use grow::{Differing, differing, may_grow};
 
 /// How often the power button is pressed while the guest does not go.
 const PRESS_EVERY: Duration = Duration::from_secs(10);
@@ -65,6 +70,8 @@ pub enum Step {
     Suspend,
     /// Let its CPUs run.
     Resume,
+    /// Let its CPUs run, to see whether the disks are well again.
+    RetryDisks,
     /// Press the ACPI power button.
     PressPowerButton,
     /// Press the reset button.
@@ -73,6 +80,10 @@ pub enum Step {
     Destroy,
     /// Delete a volume.
     DeleteVolume(String),
+    /// Plug in CPUs, up to so many.
+    GrowCpus(u32),
+    /// Plug in memory, up to so many MiB.
+    GrowMemory(u64),
     /// Remove the domain's configuration.
     Undefine,
 }
@@ -89,10 +100,13 @@ impl Step {
             Self::Start { .. } => "Start",
             Self::Suspend => "Suspend",
             Self::Resume => "Resume",
+            Self::RetryDisks => "RetryDisks",
             Self::PressPowerButton => "PressPowerButton",
             Self::Reset => "Reset",
             Self::Destroy => "Destroy",
             Self::DeleteVolume(_) => "DeleteVolume",
+            Self::GrowCpus(_) => "GrowCpus",
+            Self::GrowMemory(_) => "GrowMemory",
             Self::Undefine => "Undefine",
         }
     }
@@ -148,7 +162,7 @@ pub fn restart_due(policy: RestartPolicy, metadata: &Metadata) -> Option<Timesta
     let halt = metadata.halted?;
     let nth = match (policy, halt) {
         (RestartPolicy::Never, _) | (RestartPolicy::OnFailure, Halt::Guest) => return None,
-        (RestartPolicy::OnFailure | RestartPolicy::Always, Halt::Crash) => metadata.crashes.max(1),
+        (RestartPolicy::OnFailure | RestartPolicy::Always, Halt::Crash | Halt::Panic) => metadata.crashes.max(1),
         // A guest that powered itself off is started at once, and with a delay only if it keeps doing so.
         (RestartPolicy::Always, Halt::Guest) => metadata.crashes.saturating_sub(1),
     };
@@ -362,12 +376,13 @@ impl<'a> Draft<'a> {
         let since = *self.metadata.stopping.get_or_insert(self.now.as_millisecond());
         self.commit();
         let deadline = after(from_millis(since), self.machine.grace);
-        if self.now >= deadline {
+        // A guest that has panicked does nothing any more.
+        if self.now >= deadline || self.domain.power == Power::Panicked {
             return self.push(Step::Destroy);
         }
         let mut look_again = deadline;
         if matches!(self.domain.power, Power::Running | Power::Paused | Power::Asleep) {
-            let pressed_at = self.facts.pressed_at.filter(|pressed| pressed.as_millisecond() >= since);
+            let pressed_at = self.facts.remembered.pressed_at.filter(|pressed| pressed.as_millisecond() >= since);
             let press_at = pressed_at.map_or(self.now, |pressed| after(pressed, PRESS_EVERY));
             if self.now >= press_at {
                 // Nobody hears the button while the CPUs are halted.
@@ -385,6 +400,9 @@ impl<'a> Draft<'a> {
 
     /// The domain is on, and is to be.
     fn keep_up(&mut self, reset: bool) {
+        if self.domain.power == Power::Panicked {
+            return self.end_panic();
+        }
         let boot = &self.facts.host.boot_id;
         if self.metadata.started.as_ref() != Some(boot) || self.metadata.halted.is_some() {
             self.metadata.started = Some(boot.clone());
@@ -398,8 +416,11 @@ impl<'a> Draft<'a> {
         match (self.machine.power, &self.domain.power) {
             (PowerState::Paused, Power::Running) => self.push(Step::Suspend),
             (PowerState::Running, Power::Paused) => self.push(Step::Resume),
+            (PowerState::Running, Power::DiskError(_)) => self.retry_disks(),
             _ => {}
         }
+        // Last: what fails here keeps nothing else from being done.
+        self.plan.steps.extend(grow::steps(self.machine, self.domain, self.facts));
         let waits_for_address = self.machine.power == PowerState::Running
             && self.machine.nics.iter().any(|nic| nic.network == NetworkType::Nat)
             && self.domain.leases.is_empty()
@@ -407,6 +428,25 @@ impl<'a> Draft<'a> {
         if waits_for_address {
             let running_for = since(from_millis(self.metadata.started_at.unwrap_or_default()), self.now);
             self.plan.requeue_after = Some((running_for / 8).clamp(LEASE_EVERY.0, LEASE_EVERY.1));
+        }
+    }
+
+    /// QEMU is left of a guest that has panicked, so that it is known. It is a crash like any other from here on.
+    fn end_panic(&mut self) {
+        if self.metadata.halted.is_none() {
+            self.take_note_of_halt();
+        }
+        self.commit();
+        self.push(Step::Destroy);
+    }
+
+    /// A disk error has halted the guest: the requests that failed are done again when its CPUs are let run.
+    fn retry_disks(&mut self) {
+        let due = retries::due(self.facts.remembered.retried, self.now);
+        if due > self.now {
+            self.plan.requeue_after = Some(until(due, self.now));
+        } else {
+            self.push(Step::RetryDisks);
         }
     }
 
@@ -460,6 +500,7 @@ impl<'a> Draft<'a> {
     fn take_note_of_halt(&mut self) {
         let halt = match self.domain.power {
             Power::Off(OffCause::Shutdown) => Halt::Guest,
+            Power::Panicked => Halt::Panic,
             _ => Halt::Crash,
         };
         let started_at = from_millis(self.metadata.started_at.unwrap_or_default());

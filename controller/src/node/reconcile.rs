@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use kube::api::Api;
 use kube::runtime::controller::Action;
+use kvmoor_crds::conditions::types;
 use kvmoor_crds::{VirtualMachine, VirtualMachineStatus, conditions};
 
 use super::advance::advance;
@@ -16,7 +17,8 @@ use super::context::{Context, Root};
 use super::desired::{self, Desired, Identity};
 use super::execute::{Failure, Outcome, execute};
 use super::hypervisor::{DomainFacts, Hypervisor};
-use super::observe::{Observed, observe};
+use super::metadata::Halt;
+use super::observe::{Observed, Remembered, observe};
 use super::plan::{Plan, Step, plan, seed_due};
 use super::publish::{Base, PublishError, publish};
 use super::{report, status};
@@ -118,15 +120,15 @@ struct Settled {
     observed: Observed,
     failure: Option<Failure>,
     requeue_after: Duration,
-    /// The guest was found to have gone off by itself.
-    halted: bool,
+    /// How the guest was found to have gone off by itself.
+    halted: Option<Halt>,
 }
 
 /// Observe, decide and do, until nothing is left to do, something fails, or nothing is known.
 async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &str) -> Settled {
     let uid = desired.identity().uid.as_str();
     let attempt = |what: &str| format!("{what}/{revision}");
-    let mut halted = false;
+    let mut halted = None;
     for _ in 0..ROUNDS {
         let now = Timestamp::now();
         let observed = full_observation(ctx, desired, uid).await;
@@ -139,13 +141,13 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
         if let Some((failure, remaining)) = decided.steps.iter().find_map(held) {
             return Settled { observed, failure: Some(failure), requeue_after: remaining, halted };
         }
-        halted |= decided.steps.iter().any(|step| records_halt(step, &observed));
+        halted = halted.or_else(|| decided.steps.iter().find_map(|step| recorded_halt(step, &observed)));
         match execute(&*ctx.hypervisor, uid, &decided.steps).await {
             Outcome::Failed(failure) => {
                 ctx.metrics.reconciles.failed(failure.reason);
                 let delay = ctx.failures.failed(uid, &attempt(failure.step), failure.clone(), Instant::now());
                 // Earlier steps may have been done: what is published is what is now.
-                let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+                let observed = observe(&*ctx.hypervisor, desired, ctx.remembered(uid)).await;
                 return Settled { observed, failure: Some(failure), requeue_after: delay, halted };
             }
             Outcome::Unreachable(error) => {
@@ -163,13 +165,16 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
         if decided.steps.contains(&Step::PressPowerButton) {
             ctx.presses.pressed(uid, now);
         }
+        if decided.steps.contains(&Step::RetryDisks) {
+            ctx.retries.tried(uid, now);
+        }
         if decided.steps.is_empty() {
             let (failure, requeue_after) = settle(ctx, uid, &decided, attempt);
             return Settled { observed, failure, requeue_after, halted };
         }
     }
     // Every round found the domain changed by somebody else. Look again when it has calmed down.
-    let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+    let observed = observe(&*ctx.hypervisor, desired, ctx.remembered(uid)).await;
     Settled { observed, failure: None, requeue_after: Duration::from_secs(1), halted }
 }
 
@@ -187,14 +192,14 @@ async fn full_observation<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, ui
 /// What is, but not in the middle of a restore: one that was begun may still be under way in libvirt, begun by a process
 /// that is gone.
 async fn settled_observation<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, uid: &str) -> Observed {
-    let observed = observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await;
+    let observed = observe(&*ctx.hypervisor, desired, ctx.remembered(uid)).await;
     let is_restoring = matches!(&observed, Observed::Complete(facts)
         if matches!(&facts.domain, DomainFacts::Ours(domain) if domain.metadata.restoring.is_some()));
     if !is_restoring || matches!(desired, Desired::Absent { .. }) {
         return observed;
     }
     match ctx.hypervisor.take_turn(uid).await {
-        Ok(()) => observe(&*ctx.hypervisor, desired, ctx.presses.last(uid)).await,
+        Ok(()) => observe(&*ctx.hypervisor, desired, ctx.remembered(uid)).await,
         Err(error) => Observed::Unreachable(error),
     }
 }
@@ -263,7 +268,7 @@ async fn publish_invalid<H>(
 
 /// Says what is being done. Not being able to is no reason to stop doing it.
 async fn tell_of_long_step<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, base: &Base, generation: Option<i64>) {
-    let observed = observe(&*ctx.hypervisor, desired, None).await;
+    let observed = observe(&*ctx.hypervisor, desired, Remembered::default()).await;
     let Some(next) = status::interim(desired, &observed, &base.status, generation, Timestamp::now()) else {
         return;
     };
@@ -290,21 +295,36 @@ fn tell_of_trouble<H>(
     {
         report::warn(&ctx.client, &ctx.node_name, identity, failure.reason, &failure.message);
     }
-    if settled.halted {
-        let note = now.message.as_deref().unwrap_or_default();
-        report::warn(&ctx.client, &ctx.node_name, identity, "GuestCrashed", note);
+    let tell = |reason, note: &str| report::warn(&ctx.client, &ctx.node_name, identity, reason, note);
+    let note = now.message.as_deref().unwrap_or_default();
+    if let Some(halt) = settled.halted {
+        tell(status::halt_reason(halt), note);
+    }
+    let ready = |status: &VirtualMachineStatus| {
+        conditions::find(&status.conditions, types::READY).map(|condition| condition.reason.clone())
+    };
+    if ready(now).as_deref() == Some(status::CRASH_LOOP) && ready(before) != ready(now) {
+        tell(status::CRASH_LOOP, note);
+    }
+    let disk_error = |status: &VirtualMachineStatus| {
+        conditions::find(&status.conditions, types::DISK_ERROR)
+            .filter(|condition| condition.status == "True")
+            .map(|condition| condition.message.clone())
+    };
+    if let Some(message) = disk_error(now).filter(|message| disk_error(before).as_ref() != Some(message)) {
+        tell(types::DISK_ERROR, &message);
     }
 }
 
-/// Whether a step writes down for the first time that the guest crashed.
-fn records_halt(step: &Step, observed: &Observed) -> bool {
+/// How the guest went off by itself, if a step writes down for the first time that it crashed.
+fn recorded_halt(step: &Step, observed: &Observed) -> Option<Halt> {
     let (Step::Record(metadata), Observed::Complete(facts)) = (step, observed) else {
-        return false;
+        return None;
     };
     let DomainFacts::Ours(domain) = &facts.domain else {
-        return false;
+        return None;
     };
-    metadata.halted == Some(super::metadata::Halt::Crash) && domain.metadata.halted.is_none()
+    metadata.halted.filter(|halt| *halt != Halt::Guest && domain.metadata.halted.is_none())
 }
 
 /// What to do after a reconcile that must be repeated.

@@ -79,12 +79,19 @@ pub fn disks(domain_xml: &str) -> Option<Vec<DomainDisk>> {
 pub fn facts(snapshot_xml: &str) -> Option<SnapshotFacts> {
     let mut facts = SnapshotFacts::default();
     let mut config = None;
+    let mut plugged_in = None;
     walk(snapshot_xml, |path, start, text| match (path, start, text) {
         (["domainsnapshot", "memory"], Some(start), _) => {
             facts.has_memory = attribute(start, "snapshot").as_deref() == Some("internal");
         }
         (["domainsnapshot", "creationTime"], _, Some(text)) => facts.created_at = text.parse().unwrap_or_default(),
-        (["domainsnapshot", "domain", "vcpu"], _, Some(text)) => facts.cpu = text.parse().unwrap_or_default(),
+        // The text is how many it may have; how many it had is said only where that differs.
+        (["domainsnapshot", "domain", "vcpu"], Some(start), _) => {
+            plugged_in = attribute(start, "current").and_then(|count| count.parse().ok());
+        }
+        (["domainsnapshot", "domain", "vcpu"], _, Some(text)) => {
+            facts.cpu = plugged_in.or_else(|| text.parse().ok()).unwrap_or_default();
+        }
         // libvirt writes it in KiB, whatever it was given in.
         (["domainsnapshot", "domain", "memory"], _, Some(text)) => {
             facts.memory_mib = text.parse::<u64>().unwrap_or_default().div_ceil(1024);
@@ -100,6 +107,9 @@ pub fn facts(snapshot_xml: &str) -> Option<SnapshotFacts> {
 }
 
 /// The same snapshot with this metadata in each configuration that it holds. `None` where it holds none of ours.
+///
+/// CPUs that were plugged in are made CPUs that are there from the start: libvirt plugs in the others only when QEMU has
+/// read the memory already, which then has CPUs that QEMU has not.
 pub fn with_metadata(snapshot_xml: &str, metadata: &Metadata) -> Option<String> {
     let element = metadata.to_element().render();
     let mut reader = Reader::from_str(snapshot_xml);
@@ -118,14 +128,30 @@ pub fn with_metadata(snapshot_xml: &str, metadata: &Metadata) -> Option<String> 
                 replaced += 1;
                 inside = usize::from(matches!(event, Event::Start(_)));
             }
+            Event::Empty(start) if start.name().as_ref() == "vcpu" => {
+                writer.write_event(Event::Empty(from_the_start(start)?)).ok()?;
+            }
             _ => writer.write_event(event).ok()?,
         }
     }
     (replaced > 0).then(|| String::from_utf8(writer.into_inner()).ok())?
 }
 
+/// The element of a CPU that is there from the start, if it is there at all.
+fn from_the_start(vcpu: &BytesStart<'_>) -> Option<BytesStart<'static>> {
+    let is_there = attribute(vcpu, "enabled").as_deref() == Some("yes");
+    let mut element = BytesStart::new("vcpu");
+    for entry in vcpu.attributes() {
+        let key = entry.ok()?.key.as_ref().to_owned();
+        let value = attribute(vcpu, &key)?;
+        let value = if is_there && key == "hotpluggable" { "no" } else { value.as_str() };
+        element.push_attribute((key.as_str(), value));
+    }
+    Some(element)
+}
+
 /// Visits elements and texts with the names of the elements that they stand in. `None` where it is no XML.
-fn walk(xml: &str, mut visit: impl FnMut(&[&str], Option<&BytesStart<'_>>, Option<&str>)) -> Option<()> {
+pub fn walk(xml: &str, mut visit: impl FnMut(&[&str], Option<&BytesStart<'_>>, Option<&str>)) -> Option<()> {
     let mut reader = Reader::from_str(xml);
     let mut path: Vec<String> = Vec::new();
     loop {
@@ -146,7 +172,8 @@ fn walk(xml: &str, mut visit: impl FnMut(&[&str], Option<&BytesStart<'_>>, Optio
     }
 }
 
-fn attribute(start: &BytesStart<'_>, key: &str) -> Option<String> {
+/// The value of an attribute.
+pub fn attribute(start: &BytesStart<'_>, key: &str) -> Option<String> {
     let attribute = start.try_get_attribute(key).ok()??;
     Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
 }
@@ -170,7 +197,12 @@ mod tests {
     </metadata>
     <memory unit='KiB'>65536</memory>
     <currentMemory unit='KiB'>65536</currentMemory>
-    <vcpu placement='static'>2</vcpu>
+    <vcpu placement='static' current='2'>4</vcpu>
+    <vcpus>
+      <vcpu id='0' enabled='yes' hotpluggable='no' order='1'/>
+      <vcpu id='1' enabled='yes' hotpluggable='yes' order='2'/>
+      <vcpu id='2' enabled='no' hotpluggable='yes'/>
+    </vcpus>
   </domain>
   <inactiveDomain type='qemu'>
     <metadata>
@@ -191,6 +223,7 @@ mod tests {
             config: "new".to_owned(),
         };
         assert_eq!(facts(SNAPSHOT), Some(expected));
+        assert_eq!(facts(&SNAPSHOT.replace(" current='2'", "")).unwrap().cpu, 4);
         assert!(!facts(&SNAPSHOT.replace("'internal'/>\n  <disks>", "'no'/>\n  <disks>")).unwrap().has_memory);
         for not_ours in ["", "<domainsnapshot/>", "<domainsnapshot>", "text"] {
             assert_eq!(facts(not_ours), None, "{not_ours}");
@@ -212,6 +245,14 @@ mod tests {
         assert_eq!(with_metadata("<domainsnapshot/>", &metadata), None);
         // Done again it is the same.
         assert_eq!(with_metadata(&replaced, &metadata).as_deref(), Some(replaced.as_str()));
+    }
+
+    #[test]
+    fn cpus_that_were_plugged_in_are_there_from_the_start() {
+        let replaced = with_metadata(SNAPSHOT, &Metadata { uid: "x".into(), ..Metadata::default() }).unwrap();
+        assert!(replaced.contains("<vcpu id=\"1\" enabled=\"yes\" hotpluggable=\"no\" order=\"2\"/>"), "{replaced}");
+        assert!(replaced.contains("<vcpu id=\"2\" enabled=\"no\" hotpluggable=\"yes\"/>"), "{replaced}");
+        assert!(replaced.contains("<vcpu placement='static' current='2'>4</vcpu>"), "{replaced}");
     }
 
     #[test]

@@ -18,9 +18,24 @@ use super::metadata::Halt;
 use super::observe::{Facts, Observed};
 use super::plan;
 
+mod restart_required;
+mod trouble;
+
+use restart_required::{is_growth, restart_required};
+pub use trouble::{CRASH_LOOP, halt_reason};
+
 /// The condition types that this controller writes.
-const OWNED: [&str; 5] =
-    [types::READY, types::PROVISIONED, types::SYNCHRONIZED, types::RESTART_REQUIRED, types::RELEASED];
+const OWNED: [&str; 7] = [
+    types::READY,
+    types::PROVISIONED,
+    types::SYNCHRONIZED,
+    types::RESTART_REQUIRED,
+    types::DISK_ERROR,
+    types::GUEST_CRASHED,
+    types::RELEASED,
+];
+/// Those that are told of only once they have been true.
+const QUIET: [&str; 2] = [types::DISK_ERROR, types::GUEST_CRASHED];
 
 /// The status to be, before it has times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +192,10 @@ fn render(
     now: Timestamp,
 ) -> VirtualMachineStatus {
     for finding in report.findings {
+        let is_news = finding.status != Truth::False || conditions::find(&previous.conditions, finding.type_).is_some();
+        if !is_news && QUIET.contains(&finding.type_) {
+            continue;
+        }
         let condition: Condition = finding.into_condition(&previous.conditions, generation, now);
         status.conditions.retain(|old| old.type_ != condition.type_);
         status.conditions.push(condition);
@@ -240,6 +259,9 @@ fn not_defined(failure: Option<&Failure>) -> Report {
 }
 
 fn present(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> Report {
+    // Not to get more while it runs is no failure of a guest that will have it at its next start.
+    let (growth, failure) =
+        (failure.filter(|failure| is_growth(failure)), failure.filter(|failure| !is_growth(failure)));
     let (phase, message) = phase(machine, domain, failure, now);
     let as_wanted = match (machine.power, phase) {
         (PowerState::Running, Phase::Running)
@@ -247,17 +269,19 @@ fn present(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: T
         | (PowerState::Stopped, Phase::Stopped) => failure.is_none(),
         _ => false,
     };
-    let ready_reason = failure.map_or(phase.as_str(), |failure| failure.reason);
+    let own_reason = || trouble::reason(machine, domain, now).unwrap_or(phase.as_str());
+    let ready_reason = failure.map_or_else(own_reason, |failure| failure.reason);
     let synchronized = match failure {
         Some(failure) => Finding::new(types::SYNCHRONIZED, false, failure.reason, failure.message.as_str()),
         None => Finding::new(types::SYNCHRONIZED, true, "Synchronized", ""),
     };
-    let findings = vec![
+    let mut findings = vec![
         Finding::new(types::READY, as_wanted, ready_reason, message.as_str()),
         provisioned(machine, domain),
         synchronized,
-        restart_required(machine, domain),
+        restart_required(machine, domain, growth),
     ];
+    findings.extend(trouble::findings(domain));
     Report { phase, message, findings }
 }
 
@@ -275,6 +299,8 @@ fn phase(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Tim
         Power::Paused => said(Phase::Paused, "The guest's CPUs are halted."),
         Power::Asleep => said(Phase::Paused, "The guest put itself to sleep; restart it, or wake it on its console."),
         Power::GoingDown => said(Phase::Stopping, "The guest is shutting down."),
+        Power::DiskError(trouble) => (Phase::Error, trouble::disk_sentence(trouble)),
+        Power::Panicked => said(Phase::Error, "The guest's kernel panicked."),
         Power::Stuck(why) => {
             (Phase::Error, format!("The guest's CPUs are halted: {why}. When that is mended, restart it."))
         }
@@ -295,16 +321,13 @@ fn off(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Times
         (Some(Halt::Guest), None) => {
             (Phase::Stopped, "The guest powered itself off; restart it to start it again.".to_owned())
         }
-        (Some(Halt::Crash), None) => (
-            Phase::Error,
-            "The guest crashed, and restartPolicy leaves it off; restart it to start it again.".to_owned(),
-        ),
+        (Some(halt), None) => {
+            let what = trouble::halt_sentence(halt);
+            (Phase::Error, format!("{what}, and restartPolicy leaves it off; restart it to start it again."))
+        }
         (Some(_), Some(due)) if due <= now => (Phase::Starting, "It is being started again.".to_owned()),
         (Some(halt), Some(due)) => {
-            let what = match halt {
-                Halt::Guest => "The guest powered itself off",
-                Halt::Crash => "The guest crashed",
-            };
+            let what = trouble::halt_sentence(halt);
             let times = metadata.crashes;
             let at = conditions::whole_seconds(due).0;
             (Phase::Error, format!("{what} ({times} in a row); it is started again at {at}."))
@@ -328,18 +351,6 @@ fn provisioned(machine: &Machine, domain: &Domain) -> Finding {
         ),
         _ => Finding::new(types::PROVISIONED, true, "Provisioned", ""),
     }
-}
-
-fn restart_required(machine: &Machine, domain: &Domain) -> Finding {
-    let seed = domain.metadata.seed.as_ref().is_some_and(|seed| *seed != machine.seed.fingerprint());
-    let fields =
-        [("cpu", domain.cpu != machine.cpu), ("memory", domain.memory_mib != machine.memory_mib), ("cloudInit", seed)];
-    let differing: Vec<&str> = fields.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
-    if !domain.power.is_active() || differing.is_empty() {
-        return Finding::new(types::RESTART_REQUIRED, false, "UpToDate", "");
-    }
-    let message = format!("Takes effect at the next restart: {}.", differing.join(", "));
-    Finding::new(types::RESTART_REQUIRED, true, "SpecChanged", message)
 }
 
 fn resources(machine: &Machine, domain: &DomainFacts) -> ResourcesInForce {

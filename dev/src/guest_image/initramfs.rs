@@ -70,6 +70,7 @@ const DIRECTORIES: &[&str] = &[
     "www",
     // The web server answers for a directory without an index with cgi-bin/index.cgi.
     "www/boot-id",
+    "www/firmware",
     "www/cgi-bin",
     "www/instance-id",
     "www/meminfo",

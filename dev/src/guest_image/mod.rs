@@ -1,6 +1,6 @@
 //! The guest `tiny`: a Linux small enough to boot in seconds without KVM, yet a real guest for everything Kvmoor does.
 //!
-//! It boots by BIOS from a virtio disk with 96 MiB of memory (in less than 76 MiB the kernel of Debian 12 cannot unpack
+//! It boots by BIOS or UEFI, with Secure Boot if need be, from a virtio disk with 96 MiB of memory (in less than 76 MiB the kernel of Debian 12 cannot unpack
 //! itself), takes an address by DHCP on each interface, applies a NoCloud seed (host name, SSH keys, `runcmd` or a
 //! script, once per instance-id), and powers off within a second of the ACPI power button. Processors, memory and
 //! interfaces plugged in later are taken into use. There is a root shell without a password on the screen and on the
@@ -13,6 +13,7 @@
 //! | `/` | host name |
 //! | `/boot-id` | random, new with each boot |
 //! | `/instance-id`, `/ssh-authorized-keys`, `/runcmd.log` | what came of the seed |
+//! | `/firmware` | `bios`, `uefi` or `uefi-secure`, and `tpm` where there is one |
 //! | `/uptime`, `/nproc`, `/meminfo` | seconds since the boot, processors online, `/proc/meminfo` |
 //! | `/cgi-bin/ram`, `/cgi-bin/disk` | the note last POSTed there, kept in memory or on the disk |
 //!
@@ -24,6 +25,7 @@
 mod command;
 mod cpio;
 mod disk;
+mod efi;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -41,7 +43,7 @@ use sha2::{Digest as _, Sha256};
 pub const PACKAGES: &[&str] = &["gzip", "mtools", "qemu-utils", "syslinux", "xz-utils", "zstd"];
 
 /// Changes whenever the code makes another image of the same embedded files.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Returns the path of the image `tiny` in `<cache_dir>/images`, built if this version of it is not there yet.
 ///
@@ -79,7 +81,9 @@ async fn build(work: &Path) -> anyhow::Result<PathBuf> {
     let kernel = kernel::fetch(work).await?;
     tracing::info!(kernel = %kernel.image.display(), "packing the guest's disk");
     let initramfs = initramfs::build(&kernel, work).await?;
-    disk::build(&kernel.image, &initramfs, work).await
+    tracing::info!("fetching the guest's boot loaders");
+    let loaders = efi::fetch(work).await?;
+    disk::build(&kernel.image, &initramfs, &loaders, work).await
 }
 
 /// Identifies what goes into the image, apart from the distribution's packages.
@@ -87,6 +91,7 @@ fn recipe() -> String {
     let mut hash = Sha256::new();
     hash.update(FORMAT_VERSION.to_be_bytes());
     hash.update(disk::BOOT_CONFIG);
+    hash.update(disk::EFI_CONFIG);
     for file in initramfs::FILES {
         for part in [file.path.as_bytes(), &file.mode.to_be_bytes(), file.content] {
             hash.update(part.len().to_be_bytes());

@@ -194,7 +194,8 @@ pub async fn resize_waits_for_a_restart(shared: &Shared) -> Result<()> {
     let vm = TestVm::create(&shared.cluster, &namespace, "resize", blank()).await?;
     vm.until_phase(Phase::Running).await?;
     let qemu = vm.qemu();
-    vm.patch(json!({ "cpu": 2, "memory": "64Mi" })).await?;
+    // More CPUs than its domain has room for, and memory that a guest this small has no room for.
+    vm.patch(json!({ "cpu": 9, "memory": "64Mi" })).await?;
     let vm_now = vm
         .until("RestartRequired", SOON, |vm| {
             vm.status.as_ref().is_some_and(|s| kvmoor_crds::conditions::is_true(&s.conditions, types::RESTART_REQUIRED))
@@ -215,11 +216,11 @@ pub async fn resize_waits_for_a_restart(shared: &Shared) -> Result<()> {
         })
     };
     vm.until("no RestartRequired", SOON, cleared).await?;
-    vm.patch(json!({ "cpu": 2, "memory": "64Mi", "requests": { "restart": 1 } })).await?;
+    vm.patch(json!({ "cpu": 9, "memory": "64Mi", "requests": { "restart": 1 } })).await?;
     let in_force = |vm: &kvmoor_crds::VirtualMachine| {
         cleared(vm)
             && vm.status.as_ref().is_some_and(|s| {
-                s.phase == Some(Phase::Running) && s.resources.as_ref().is_some_and(|resources| resources.cpu == 2)
+                s.phase == Some(Phase::Running) && s.resources.as_ref().is_some_and(|resources| resources.cpu == 9)
             })
     };
     vm.until("the new size is in force", SOON, in_force).await?;

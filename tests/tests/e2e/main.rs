@@ -10,6 +10,7 @@ mod console;
 mod crash;
 mod crash_cluster;
 mod feed;
+mod firmware;
 mod guest_data;
 mod installation;
 mod lifecycle;
@@ -19,10 +20,12 @@ mod outages;
 mod quota;
 mod reference;
 mod request_ids;
+mod resize;
 mod schemathesis;
 mod serial;
 mod shared;
 mod snapshots;
+mod trouble;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,6 +52,14 @@ fn main() -> anyhow::Result<()> {
         lifecycle::a_dead_guest_is_seen_and_started_again,
         lifecycle::a_guest_that_powers_off_stays_off,
         lifecycle::resize_waits_for_a_restart,
+        resize::a_running_guest_grows,
+        resize::what_was_plugged_in_comes_back_with_a_snapshot,
+        resize::less_waits_for_a_restart_and_is_charged_until_then,
+        trouble::a_panic_is_a_crash_with_a_name,
+        trouble::a_crash_that_comes_again_backs_off,
+        trouble::no_room_halts_a_guest_until_there_is_some,
+        firmware::secure_boot_and_a_tpm,
+        firmware::a_tpm_is_part_of_a_snapshot,
         reference::users,
         reference::virtual_machines,
         reference::quota,
@@ -113,6 +124,7 @@ fn main() -> anyhow::Result<()> {
         crash::restarting,
         crash::renewing_the_seed,
         crash::deleting,
+        resize::crash_while_growing,
         crash::cluster_controller,
         crash_cluster::the_api_server_before_a_refusal,
         crash_cluster::the_cluster_controller_and_snapshots,

@@ -32,7 +32,7 @@ async fn booted<'a>(shared: &'a Shared, name: &str) -> Result<(TestVm<'a>, Rest,
     Ok((vm, user, made["id"].as_i64().context("an id")?))
 }
 
-async fn snapshot(user: &Rest, vm: i64, name: &str) -> Result<Value> {
+pub async fn snapshot(user: &Rest, vm: i64, name: &str) -> Result<Value> {
     let body = json!({ "name": name, "description": "Before update" });
     let (status, snapshot) = user.call(Method::POST, &format!("/api/vms/{vm}/snapshots"), Some(body)).await?;
     ensure!(status == StatusCode::CREATED, "{status} {snapshot}");
@@ -45,7 +45,7 @@ async fn snapshot(user: &Rest, vm: i64, name: &str) -> Result<Value> {
     Ok(snapshot)
 }
 
-async fn restore(user: &Rest, snapshot: &Value) -> Result<()> {
+pub async fn restore(user: &Rest, snapshot: &Value) -> Result<()> {
     let answer = user.post(&format!("/api/snapshots/{}/restore", snapshot["id"]), json!({})).await?;
     ensure!(answer["snapshot"]["id"] == snapshot["id"], "{answer}");
     ensure!(answer["message"] == "Snapshot restored successfully", "{answer}");

@@ -219,6 +219,8 @@ impl Ledger<'_, '_> {
         if let Some(admitted) = vm.admitted {
             // Disks cannot change; an image that turns out larger later does not change what was agreed.
             requested.disk = admitted.disk;
+            // What a running guest is to have less of it keeps until its restart, and nobody else can have it before.
+            requested = requested.at_most(vm.held);
         }
         let charge = row.charge();
         let limits = *self.snapshot.limits.get(vm.namespace.as_str()).unwrap_or(&self.snapshot.default_limits);
@@ -264,7 +266,8 @@ impl Ledger<'_, '_> {
         }
         let image = spec.os_type.as_deref().and_then(|name| self.snapshot.images.get(name));
         let architecture = image.and_then(|image| image.architecture);
-        let need = Need { resources, selector: &spec.node_selector, architecture };
+        let features = spec.host_features();
+        let need = Need { resources, selector: &spec.node_selector, architecture, features: &features };
         let node = placement::choose(&self.snapshot.hosts, &need)?.name.clone();
         allocate(&mut self.snapshot.hosts, &node, resources);
         Ok(node)

@@ -82,6 +82,7 @@ fn host(name: &str, cpu: u64) -> Candidate {
         cordoned: false,
         labels: Some(BTreeMap::new()),
         architecture: None,
+        features: Vec::new(),
         capacity: Resources { cpu, memory: 1000 * GIB, disk: 0 },
         allocated: Resources::default(),
     }
@@ -163,6 +164,26 @@ fn nothing_is_done_where_nothing_changed() {
     let (decisions, usage) = decide(snapshot(vec![row(&vm)]));
     assert_eq!(decisions, []);
     assert_eq!(usage["ns"].resources.cpu, 2);
+}
+
+#[test]
+fn what_a_guest_has_until_its_restart_is_charged_until_then() {
+    let shrinking = |in_force: Value| {
+        let mut object = serde_json::to_value(&bound("a", 4, "n1").object).unwrap();
+        merge(&mut object, json!({ "spec": { "cpu": 1 }, "status": { "resources": in_force } }));
+        Vm::of(serde_json::from_value(object).unwrap(), None)
+    };
+    let charged = |vm: &Vm| {
+        let (_, usage) = decide(snapshot(vec![row(vm)]));
+        usage.get("ns").map(|usage| usage.resources.cpu)
+    };
+    let running = shrinking(json!({ "cpu": 4, "memory": "1Gi" }));
+    assert_eq!(charged(&running), Some(4));
+    let restarted = shrinking(json!({ "cpu": 1, "memory": "1Gi" }));
+    let (decisions, _) = decide(snapshot(vec![row(&restarted)]));
+    assert_eq!(desired(of(&decisions, "a")).admitted.map(|admitted| admitted.cpu), Some(1));
+    let boasting = shrinking(json!({ "cpu": 400, "memory": "1Gi" }));
+    assert_eq!(charged(&boasting), Some(4), "a host's word counts for no more than was admitted");
 }
 
 #[test]

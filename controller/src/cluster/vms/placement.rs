@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kvmoor_crds::HostFeature;
 use kvmoor_crds::quantity::{self, MIB};
 
 use super::liveness::Liveness;
@@ -22,6 +23,8 @@ pub struct Candidate {
     pub labels: Option<BTreeMap<String, String>>,
     /// Architecture of the guests.
     pub architecture: Option<String>,
+    /// What guests can have there beyond the common.
+    pub features: Vec<HostFeature>,
     /// What all guests together may have; CPUs with overcommitment.
     pub capacity: Resources,
     /// What the virtual machines bound to it were admitted with.
@@ -37,6 +40,8 @@ pub struct Need<'a> {
     pub selector: &'a BTreeMap<String, String>,
     /// Architecture of the image, if it has one.
     pub architecture: Option<&'a str>,
+    /// What it is to have beyond the common.
+    pub features: &'a [HostFeature],
 }
 
 /// Why a host does not fit. The first that holds counts, in this order.
@@ -48,6 +53,7 @@ enum Misfit {
     Cordoned,
     Selector,
     Architecture,
+    Feature(HostFeature),
     Cpu { free: u64 },
     Memory { free: u64 },
 }
@@ -86,6 +92,8 @@ fn misfit(host: &Candidate, need: &Need<'_>) -> Option<Misfit> {
         Some(Misfit::Selector)
     } else if need.architecture.is_some_and(|needed| host.architecture.as_deref() != Some(needed)) {
         Some(Misfit::Architecture)
+    } else if let Some(lacking) = need.features.iter().find(|feature| !host.features.contains(feature)) {
+        Some(Misfit::Feature(*lacking))
     } else if free.cpu < need.resources.cpu {
         Some(Misfit::Cpu { free: free.cpu })
     } else if free.memory < need.resources.memory {
@@ -128,6 +136,7 @@ fn key(misfit: Misfit) -> &'static str {
         Misfit::Cordoned => "cordoned",
         Misfit::Selector => "selector",
         Misfit::Architecture => "architecture",
+        Misfit::Feature(_) => "feature",
         Misfit::Cpu { .. } => "cpu",
         Misfit::Memory { .. } => "memory",
     }
@@ -144,6 +153,7 @@ fn phrase(count: usize, most: Misfit, need: &Need<'_>) -> String {
         Misfit::Architecture => {
             format!("{count} of another architecture than {}", need.architecture.unwrap_or_default())
         }
+        Misfit::Feature(feature) => format!("{count} without {}", feature.describe()),
         Misfit::Cpu { free } => format!("{count} {have} {free} CPUs free of {} needed", need.resources.cpu),
         Misfit::Memory { free } => {
             format!("{count} {have} {} memory free of {} needed", mebibytes(free), mebibytes(need.resources.memory))
@@ -173,13 +183,14 @@ mod tests {
             cordoned: false,
             labels: Some(BTreeMap::from([("disk".to_owned(), "ssd".to_owned())])),
             architecture: Some("x86_64".to_owned()),
+            features: vec![HostFeature::Uefi],
             capacity: Resources { cpu: 8, memory: 8 * GIB, disk: 0 },
             allocated: Resources::default(),
         }
     }
 
     fn need(cpu: u64, memory: u64, selector: &BTreeMap<String, String>) -> Need<'_> {
-        Need { resources: Resources { cpu, memory, disk: 0 }, selector, architecture: None }
+        Need { resources: Resources { cpu, memory, disk: 0 }, selector, architecture: None, features: &[] }
     }
 
     #[test]
@@ -231,5 +242,8 @@ mod tests {
         assert!(error.contains("nodeSelector"), "{error}");
         let arm = Need { architecture: Some("aarch64"), ..need(1, GIB, &anywhere) };
         assert!(choose(&[host("a")], &arm).unwrap_err().contains("aarch64"));
+        let with = |features| choose(&[host("a")], &Need { features, ..need(1, GIB, &anywhere) }).map(|_| ());
+        assert_eq!(with(&[HostFeature::Uefi]), Ok(()));
+        assert_eq!(with(&[HostFeature::Uefi, HostFeature::Tpm]), Err("0/1 hosts fit: 1 without a TPM 2.0".to_owned()));
     }
 }

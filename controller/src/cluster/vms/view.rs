@@ -32,6 +32,8 @@ pub struct Vm {
     pub requested: Result<Request, QuantityError>,
     /// What the quota was charged for.
     pub admitted: Option<Resources>,
+    /// CPUs and memory that its guest has, by its host's word, but no more than it was admitted with.
+    pub held: Resources,
     /// The first generation known to ask for these resources. An `Admitted` condition that is older speaks of another
     /// request, even if for the same amounts.
     pub requested_since: i64,
@@ -92,6 +94,7 @@ impl View<VirtualMachine> for Vm {
             created: object.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
             requested,
             admitted: admitted(&object),
+            held: held(&object),
             requested_since,
             owns_phase,
             object,
@@ -154,6 +157,18 @@ fn admitted(object: &VirtualMachine) -> Option<Resources> {
         memory: quantity::bytes(&admitted.memory).unwrap_or(0),
         disk: quantity::bytes(&admitted.disk).unwrap_or(0),
     })
+}
+
+/// What is admitted already is the most that a host's word can count: it decides what is free, so it must not be able to
+/// use up a quota.
+fn held(object: &VirtualMachine) -> Resources {
+    let in_force = object.status.as_ref().and_then(|status| status.resources.as_ref());
+    let (Some(in_force), Some(admitted)) = (in_force, admitted(object)) else { return Resources::default() };
+    Resources {
+        cpu: u64::try_from(in_force.cpu).unwrap_or(0).min(admitted.cpu),
+        memory: quantity::bytes(&in_force.memory).unwrap_or(0).min(admitted.memory),
+        disk: 0,
+    }
 }
 
 fn owns_phase(entries: &[ManagedFieldsEntry]) -> bool {

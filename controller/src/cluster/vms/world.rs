@@ -153,6 +153,7 @@ fn candidate(
         cordoned: host.spec.unschedulable || node.is_some_and(|node| node.is_cordoned),
         labels: node.map(|node| node.labels.clone()),
         architecture: status.and_then(|status| status.architecture.clone()),
+        features: status.map(|status| status.features.clone()).unwrap_or_default(),
         capacity,
         allocated: Resources::default(),
         name,

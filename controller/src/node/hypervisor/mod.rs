@@ -5,10 +5,11 @@
 
 use std::future::Future;
 
-use kvmoor_crds::VirtType;
+use kvmoor_crds::{HostFeature, VirtType};
 
 use super::domain_xml::DomainConfig;
 use super::metadata::Metadata;
+use super::room::Room;
 use super::snapshot_xml::SnapshotFacts;
 use super::volume_xml::Volume;
 
@@ -36,10 +37,21 @@ pub struct HostFacts {
     pub cpus: u32,
     /// Memory, in bytes.
     pub memory: u64,
+    /// What guests can be made of.
+    pub guests: GuestFeatures,
     /// Version of libvirt.
     pub libvirt_version: String,
     /// Version of the hypervisor.
     pub hypervisor_version: String,
+}
+
+/// What guests can be made of on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuestFeatures {
+    /// Most CPUs that a guest may grow to; 0 where nothing can be plugged in.
+    pub max_cpus: u32,
+    /// What else there is.
+    pub features: Vec<HostFeature>,
 }
 
 /// What libvirt has under the UUID of a virtual machine.
@@ -86,7 +98,11 @@ pub enum Power {
     Paused,
     /// Its CPUs are halted for a while, by libvirt itself: it is starting, being saved, …
     Busy,
-    /// Its CPUs are halted since something went wrong; the text says what.
+    /// Its CPUs are halted since a disk could not be read or written.
+    DiskError(DiskTrouble),
+    /// The guest's kernel panicked; nothing but QEMU is left of it.
+    Panicked,
+    /// Its CPUs are halted since something else went wrong; the text says what.
     Stuck(String),
     /// The guest put itself to sleep.
     Asleep,
@@ -94,6 +110,15 @@ pub enum Power {
     GoingDown,
     /// Off.
     Off(OffCause),
+}
+
+/// What is wrong with a domain's disks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskTrouble {
+    /// The devices, such as `vda`; none where libvirt does not say.
+    pub disks: Vec<String>,
+    /// Whether the storage has no room.
+    pub no_space: bool,
 }
 
 impl Power {
@@ -176,12 +201,20 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn suspend(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Lets its CPUs run.
     fn resume(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Lets the CPUs run that a disk error halted, and waits for a moment to see whether it comes again.
+    fn retry_disks(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Presses the ACPI power button.
     fn press_power_button(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Presses the reset button.
     fn reset(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Turns it off.
     fn destroy(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// What the running domain can be given without a restart.
+    fn room(&self, uid: &str) -> impl Future<Output = Result<Room, HvError>> + Send;
+    /// Plugs in CPUs, up to so many.
+    fn grow_cpus(&self, uid: &str, to: u32) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Plugs in memory, up to so many MiB.
+    fn grow_memory(&self, uid: &str, to_mib: u64) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Removes the configuration, with firmware variables, snapshots and saved state.
     fn undefine(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
 

@@ -24,6 +24,8 @@ fn machine(power: PowerState) -> Machine {
         cpu: 1,
         memory_mib: 256,
         firmware: Firmware::Bios,
+        tpm: false,
+        features: Vec::new(),
         nics: Vec::new(),
         root: Root { volume: "root".into(), capacity: 10, image: None, unknown_os: None },
         disks: Vec::new(),

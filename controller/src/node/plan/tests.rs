@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use kvmoor_crds::guest_data::{Lack, LackKind};
-use kvmoor_crds::{Firmware, Requests, VirtType};
+use kvmoor_crds::{Firmware, HostFeature, Requests, VirtType};
 use proptest::prelude::*;
 
 use super::super::desired::{Extra, Identity, Image, Interface, Root};
-use super::super::hypervisor::{Class, HostFacts, HvError, ImageFacts, Lease};
+use super::super::hypervisor::{Class, DiskTrouble, GuestFeatures, HostFacts, HvError, ImageFacts, Lease};
+use super::super::observe::Remembered;
+use super::super::retries::Tried;
+use super::super::room::Room;
 use super::*;
 
 const UID: &str = "550e8400-e29b-41d4-a716-446655440000";
@@ -32,6 +35,8 @@ fn machine() -> Machine {
         cpu: 1,
         memory_mib: 256,
         firmware: Firmware::Bios,
+        tpm: false,
+        features: Vec::new(),
         nics: vec![nat("52:54:00:00:00:01")],
         root: Root { volume: "root".into(), capacity: 10, image: None, unknown_os: None },
         disks: vec![Extra { volume: "data".into(), name: "data".into(), capacity: 5 }],
@@ -57,6 +62,7 @@ fn host() -> HostFacts {
         bridges: vec!["br0".into()],
         cpus: 2,
         memory: 1 << 34,
+        guests: GuestFeatures { max_cpus: 255, features: vec![HostFeature::Uefi] },
         libvirt_version: "9.0.0".into(),
         hypervisor_version: "7.2.0".into(),
     }
@@ -95,7 +101,15 @@ fn observed(domain: DomainFacts) -> Observed {
 }
 
 fn told(domain: DomainFacts, told: Told) -> Observed {
-    let facts = Facts { host: host(), domain, image: None, volumes: Vec::new(), pressed_at: None, told };
+    let facts = Facts {
+        host: host(),
+        domain,
+        image: None,
+        room: None,
+        volumes: Vec::new(),
+        remembered: Remembered::default(),
+        told,
+    };
     Observed::Complete(Box::new(facts))
 }
 
@@ -253,7 +267,7 @@ fn stop_presses_the_button_every_ten_seconds_and_then_pulls_the_plug() {
     let later = |millis, pressed| {
         let mut observed = observed(domain(Power::Running, stopping.clone()));
         let Observed::Complete(facts) = &mut observed else { panic!() };
-        facts.pressed_at = Some(at(pressed));
+        facts.remembered.pressed_at = Some(at(pressed));
         plan(&present(machine.clone()), &observed, at(millis))
     };
     assert_eq!(later(4_000, 0), Plan { requeue_after: Some(Duration::from_secs(6)), ..Plan::default() });
@@ -415,6 +429,20 @@ fn removal_takes_the_domain_last() {
 }
 
 #[test]
+fn what_the_host_lacks_is_named_and_nothing_is_made() {
+    let needy = |features: &[HostFeature]| {
+        let machine = Machine { features: features.to_vec(), ..machine() };
+        plan(&present(machine), &observed(DomainFacts::Missing), at(0))
+    };
+    let blocked = needy(&[HostFeature::Uefi, HostFeature::Tpm]);
+    assert_eq!(blocked.steps, []);
+    let blocked = blocked.blocked.unwrap();
+    assert_eq!(blocked.reason, "FeatureMissing");
+    assert!(blocked.message.contains("a TPM 2.0"), "{}", blocked.message);
+    assert!(!needy(&[HostFeature::Uefi]).steps.is_empty());
+}
+
+#[test]
 fn unusable_virtualization_blocks_the_start_only() {
     let machine = machine();
     let with = |domain| {
@@ -428,11 +456,74 @@ fn unusable_virtualization_blocks_the_start_only() {
     assert_eq!(with(domain(Power::Running, started(&machine))), Plan::default());
 }
 
+#[test]
+fn a_guest_halted_by_a_disk_error_is_let_run_again_ever_more_rarely() {
+    let machine = machine();
+    let full = || Power::DiskError(DiskTrouble { disks: vec!["vda".into()], no_space: true });
+    assert_eq!(names(&decide(&machine, full(), started(&machine), 0)), ["RetryDisks"]);
+    let mut observed = observed(domain(full(), started(&machine)));
+    let Observed::Complete(facts) = &mut observed else { panic!() };
+    facts.remembered.retried = Some(Tried { times: 3, at: at(0) });
+    let later = |millis| plan(&present(machine.clone()), &observed, at(millis));
+    assert_eq!(later(3_000), Plan { requeue_after: Some(Duration::from_secs(5)), ..Plan::default() });
+    assert_eq!(names(&later(8_000)), ["RetryDisks"]);
+    let paused = Machine { power: PowerState::Paused, ..machine.clone() };
+    assert_eq!(names(&decide(&paused, full(), started(&paused), 0)), [] as [&str; 0]);
+}
+
+#[test]
+fn a_guest_that_panicked_is_a_crash_once_and_what_is_left_of_it_goes() {
+    let machine = machine();
+    let first = decide(&machine, Power::Panicked, started(&machine), 1_000);
+    assert_eq!(names(&first), ["Record", "Destroy"]);
+    let metadata = recorded(&first);
+    assert_eq!((metadata.halted, metadata.crashes), (Some(Halt::Panic), 1));
+    // The process died between the two.
+    assert_eq!(names(&decide(&machine, Power::Panicked, metadata.clone(), 1_500)), ["Destroy"]);
+    assert_eq!(decide(&machine, OFF, metadata.clone(), 2_000).requeue_after, Some(Duration::from_secs(4)));
+    assert_eq!(names(&decide(&machine, OFF, metadata.clone(), 6_000)), ["Start", "Record"]);
+    let never = Machine { restart_policy: RestartPolicy::Never, ..machine.clone() };
+    assert_eq!(decide(&never, OFF, metadata, 6_000), Plan::default());
+    let stopped = Machine { power: PowerState::Stopped, ..machine };
+    assert_eq!(names(&decide(&stopped, Power::Panicked, started(&stopped), 0)), ["Record", "Destroy"]);
+}
+
+#[test]
+fn a_running_guest_grows_where_there_is_room_and_never_shrinks() {
+    let before = machine();
+    let grow = |machine: &Machine, power: Power, room| {
+        let metadata = Metadata { config: settled(machine).config, ..started(&before) };
+        let mut observed = observed(domain(power, metadata));
+        let Observed::Complete(facts) = &mut observed else { panic!() };
+        facts.room = room;
+        plan(&present(machine.clone()), &observed, at(0)).steps
+    };
+    let larger = Machine { cpu: 3, memory_mib: 512, ..machine() };
+    assert_eq!(grow(&larger, Power::Running, Some(ROOM)), [Step::GrowCpus(3), Step::GrowMemory(512)]);
+    assert_eq!(grow(&larger, Power::Running, None), [], "what is not known is not there");
+    let crowded = Room { cpus: 2, slots: 0, ..ROOM };
+    assert_eq!(grow(&larger, Power::Running, Some(crowded)), []);
+    let odd = Machine { memory_mib: 300, ..machine() };
+    assert_eq!(grow(&odd, Power::Running, Some(ROOM)), [], "Linux takes whole blocks");
+    let smaller = Machine { memory_mib: 128, ..machine() };
+    assert_eq!(grow(&smaller, Power::Running, Some(ROOM)), []);
+    let paused = Machine { power: PowerState::Paused, ..larger };
+    assert_eq!(grow(&paused, Power::Paused, Some(ROOM)), [], "it grows when it runs again");
+}
+
 // The model: a host that does what libvirt does.
+
+const ROOM: Room = Room { cpus: 4, memory_mib: 1024, slots: 2 };
+/// CPUs and memory of [`machine`].
+const SIZE: (u32, u64) = (1, 256);
 
 #[derive(Debug, Clone)]
 struct World {
     domain: Option<(Power, Metadata)>,
+    /// CPUs and memory that the guest has.
+    has: (u32, u64),
+    /// Those that its next start gives it.
+    defined: (u32, u64),
     volumes: BTreeSet<String>,
     pressed_at: Option<Timestamp>,
     /// Whether the guest goes when the button is pressed.
@@ -446,11 +537,17 @@ impl World {
     fn observe(&self) -> Observed {
         let facts = match &self.domain {
             None => DomainFacts::Missing,
-            Some((power, metadata)) => domain(power.clone(), metadata.clone()),
+            Some((power, metadata)) => {
+                let DomainFacts::Ours(mut domain) = domain(power.clone(), metadata.clone()) else { panic!() };
+                (domain.cpu, domain.memory_mib) = if power.is_active() { self.has } else { self.defined };
+                DomainFacts::Ours(domain)
+            }
         };
         let volumes = self.volumes.iter().cloned().collect();
         let told = Told::Data(Default::default());
-        let facts = Facts { host: host(), domain: facts, image: None, volumes, pressed_at: self.pressed_at, told };
+        let room = Some(ROOM);
+        let remembered = Remembered { pressed_at: self.pressed_at, retried: None };
+        let facts = Facts { host: host(), domain: facts, image: None, room, volumes, remembered, told };
         Observed::Complete(Box::new(facts))
     }
 
@@ -472,7 +569,8 @@ impl World {
             Step::EnsureVolume(volume) => {
                 self.volumes.insert(volume.name.clone());
             }
-            Step::Define(_, metadata) => {
+            Step::Define(config, metadata) => {
+                self.defined = (config.cpu, config.memory_mib);
                 let power = self.domain.take().map_or(OFF, |(power, _)| power);
                 self.domain = Some((power, (**metadata).clone()));
             }
@@ -481,10 +579,11 @@ impl World {
                 let power = &mut self.domain.as_mut().unwrap().0;
                 assert!(!power.is_active(), "started twice");
                 *power = if *paused { Power::Paused } else { Power::Running };
+                self.has = self.defined;
                 self.starts += 1;
             }
             Step::Suspend => self.domain.as_mut().unwrap().0 = Power::Paused,
-            Step::Resume => self.domain.as_mut().unwrap().0 = Power::Running,
+            Step::Resume | Step::RetryDisks => self.domain.as_mut().unwrap().0 = Power::Running,
             Step::PressPowerButton => {
                 self.pressed_at = Some(at(self.now));
                 if self.obedient && self.domain.as_ref().unwrap().0 == Power::Running {
@@ -493,6 +592,14 @@ impl World {
             }
             Step::Reset => assert!(self.domain.as_ref().unwrap().0.is_active()),
             Step::Destroy => self.turn_off(OffCause::Other),
+            Step::GrowCpus(to) => {
+                assert!(*to > self.has.0 && ROOM.has_cpus(*to));
+                self.has.0 = *to;
+            }
+            Step::GrowMemory(to) => {
+                assert!(*to > self.has.1 && ROOM.has_memory(self.has.1, *to));
+                self.has.1 = *to;
+            }
             Step::DeleteVolume(name) => {
                 self.volumes.remove(name);
             }
@@ -540,11 +647,19 @@ impl World {
                 }
                 assert_eq!(metadata.restart, machine.requests.restart.max(metadata.restart));
                 let halted = metadata.halted.is_some() && !power.is_active();
-                let held = matches!(power, Power::Stuck(_) | Power::Busy | Power::Asleep | Power::GoingDown);
+                let held = matches!(
+                    power,
+                    Power::Stuck(_) | Power::DiskError(_) | Power::Busy | Power::Asleep | Power::GoingDown
+                );
                 match machine.power {
                     PowerState::Stopped => assert!(!power.is_active()),
                     PowerState::Running => assert!(*power == Power::Running || held || halted),
                     PowerState::Paused => assert!(*power == Power::Paused || held || halted),
+                }
+                if *power == Power::Running && machine.power == PowerState::Running {
+                    let (cpu, memory) = (machine.cpu, machine.memory_mib);
+                    assert!(self.has.0 >= cpu || !ROOM.has_cpus(cpu), "{self:?}");
+                    assert!(self.has.1 >= memory || !ROOM.has_memory(self.has.1, memory), "{self:?}");
                 }
                 if halted {
                     assert_eq!(restart_due(machine.restart_policy, metadata), None);
@@ -572,6 +687,8 @@ fn power() -> impl Strategy<Value = Power> {
         Just(Power::Paused),
         Just(Power::Busy),
         Just(Power::Stuck("disk".into())),
+        Just(Power::DiskError(DiskTrouble::default())),
+        Just(Power::Panicked),
         Just(Power::Asleep),
         Just(Power::GoingDown),
         Just(OFF),
@@ -585,10 +702,11 @@ prop_compose! {
         restart_policy in prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)],
         grace in 0_u64..100,
         counters in (0_i64..3, 0_i64..3, 0_i64..3),
-        memory_mib in 256_u64..258,
+        cpu in 1_u32..6,
+        memory_mib in prop_oneof![256_u64..258, Just(384), Just(2048)],
     ) -> Machine {
         Machine {
-            power, restart_policy, memory_mib,
+            power, restart_policy, cpu, memory_mib,
             grace: Duration::from_secs(grace),
             requests: Requests { restart: counters.0, reset: counters.1, power_off: counters.2, reprovision: 0 },
             ..machine()
@@ -623,7 +741,7 @@ prop_compose! {
         volumes in proptest::collection::btree_set(prop_oneof![Just("root".to_owned()), Just("data".to_owned()), Just("seed".to_owned())], 0..3),
         obedient in any::<bool>(),
     ) -> World {
-        World { domain, volumes, pressed_at: None, obedient, now: 0, starts: 0, ends: 0 }
+        World { domain, has: SIZE, defined: SIZE, volumes, pressed_at: None, obedient, now: 0, starts: 0, ends: 0 }
     }
 }
 
@@ -663,6 +781,8 @@ proptest! {
         machine.requests.restart += 1;
         let mut world = World {
             domain: Some((Power::Running, metadata)),
+            has: SIZE,
+            defined: SIZE,
             volumes: BTreeSet::new(), pressed_at: None, obedient, now: 0, starts: 0, ends: 0,
         };
         let desired = present(machine);

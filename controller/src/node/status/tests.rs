@@ -2,8 +2,9 @@ use kvmoor_crds::{Firmware, RestartPolicy, VirtType};
 
 use super::super::desired::{Identity, Interface, Root};
 use super::super::guest_data::Told;
-use super::super::hypervisor::{HostFacts, Lease, OffCause};
+use super::super::hypervisor::{GuestFeatures, HostFacts, Lease, OffCause};
 use super::super::metadata::Metadata;
+use super::super::observe::Remembered;
 use super::super::seed::Seed;
 use super::*;
 
@@ -25,6 +26,8 @@ fn machine(power: PowerState) -> Machine {
         cpu: 2,
         memory_mib: 512,
         firmware: Firmware::Bios,
+        tpm: false,
+        features: Vec::new(),
         nics: ["52:54:00:00:00:01", "52:54:00:00:00:02"].map(nat).to_vec(),
         root: Root { volume: "root".into(), capacity: 1, image: None, unknown_os: Some("beos".into()) },
         disks: Vec::new(),
@@ -54,17 +57,20 @@ fn complete(domain: DomainFacts) -> Observed {
         bridges: Vec::new(),
         cpus: 1,
         memory: 1,
+        guests: GuestFeatures::default(),
         libvirt_version: String::new(),
         hypervisor_version: String::new(),
     };
-    Observed::Complete(Box::new(Facts {
+    let facts = Facts {
         host,
         domain,
         image: None,
+        room: None,
         volumes: Vec::new(),
-        pressed_at: None,
+        remembered: Remembered::default(),
         told: Told::NotAsked,
-    }))
+    };
+    Observed::Complete(Box::new(facts))
 }
 
 fn status(power: PowerState, domain: DomainFacts, failure: Option<&Failure>) -> VirtualMachineStatus {

@@ -1,6 +1,7 @@
 //! Domains: blocking calls, one connection each, for the pool of `calls`.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use virt::connect::Connect;
 use virt::domain::{
@@ -12,7 +13,7 @@ use virt_sys as sys;
 use super::super::super::domain_xml::{self, DomainConfig};
 use super::super::super::metadata::{self, Metadata};
 use super::super::{Class, Domain, DomainFacts, HvError, Lease, Listed, OffCause, Power};
-use super::error;
+use super::{disk_errors, error};
 use crate::fault::side_effect;
 
 const CONFIG: u32 = sys::VIR_DOMAIN_AFFECT_CONFIG;
@@ -78,6 +79,9 @@ fn power(domain: &VirtDomain) -> Result<Power, HvError> {
     };
     Ok(match (state, reason) {
         (DomainState::Running | DomainState::Blocked, _) => Power::Running,
+        (DomainState::Paused, Enum::Known(DomainStateReason::Paused(Enum::Known(Paused::IOError)))) => {
+            Power::DiskError(disk_errors::look(domain))
+        }
         (DomainState::Paused, Enum::Known(DomainStateReason::Paused(Enum::Known(reason)))) => paused(reason),
         (DomainState::Paused, _) => Power::Paused,
         (DomainState::Shutdown, _) => Power::GoingDown,
@@ -86,8 +90,7 @@ fn power(domain: &VirtDomain) -> Result<Power, HvError> {
             Power::Off(OffCause::Shutdown)
         }
         (DomainState::Shutoff | DomainState::NoState, _) => Power::Off(OffCause::Other),
-        // Only with on_crash=preserve, which is not ours; the process is still there.
-        (DomainState::Crashed, _) => Power::Stuck("the guest crashed".to_owned()),
+        (DomainState::Crashed, _) => Power::Panicked,
     })
 }
 
@@ -99,7 +102,7 @@ fn paused(reason: Paused) -> Power {
             Power::Busy
         }
         Paused::ShuttingDown => Power::GoingDown,
-        Paused::IOError => stuck("a disk reports errors; the host's storage pool may be full"),
+        Paused::IOError => stuck("a disk reports errors"),
         Paused::Watchdog => stuck("the guest's watchdog fired"),
         Paused::Crashed => stuck("the guest crashed"),
         Paused::PostCopyFailed => stuck("a migration broke off"),
@@ -166,6 +169,17 @@ pub fn resume(connect: &Connect, uid: &str) -> Result<(), HvError> {
     with(connect, uid, "resume the domain", VirtDomain::resume)
 }
 
+/// How long QEMU may take to do again what failed.
+const RETRY: Duration = Duration::from_millis(300);
+
+/// Lets the CPUs run that a disk error halted. What failed is done again at once; whether that went well is to be seen
+/// by whoever looks next.
+pub fn retry_disks(connect: &Connect, uid: &str) -> Result<(), HvError> {
+    resume(connect, uid)?;
+    std::thread::sleep(RETRY);
+    Ok(())
+}
+
 /// Presses the ACPI power button; never the guest agent, which the guest controls.
 pub fn press_power_button(connect: &Connect, uid: &str) -> Result<(), HvError> {
     with(connect, uid, "press the domain's power button", |domain| {
@@ -200,7 +214,7 @@ pub fn undefine(connect: &Connect, uid: &str) -> Result<(), HvError> {
 }
 
 /// Changes a domain. It must still be the one that was observed: a step that was decided upon is for it alone.
-fn with(
+pub fn with(
     connect: &Connect,
     uid: &str,
     op: &'static str,

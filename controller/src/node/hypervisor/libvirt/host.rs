@@ -10,8 +10,8 @@ use quick_xml::{Reader, XmlVersion};
 use virt::connect::Connect;
 
 use super::super::super::args::VirtSetting;
-use super::super::{Class, HostFacts, HvError};
-use super::{Settings, error};
+use super::super::{Class, GuestFeatures, HostFacts, HvError};
+use super::{Settings, error, guests};
 
 /// The oldest libvirt that works, as libvirt counts versions: that of Ubuntu 22.04.
 const OLDEST: u32 = 8_000_000;
@@ -30,8 +30,11 @@ pub fn facts(connect: &Connect, settings: &Settings) -> Result<HostFacts, HvErro
     let hypervisor_version = connect.hyp_version().map_err(fail)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|source| HvError::new(Class::Failed, op, &source.to_string()))?;
+    let virt = virt_type(settings.virt, || kvm_usable(&capabilities));
+    let guests = virt.as_ref().map_or_else(|_| GuestFeatures::default(), |virt| guests::features(connect, *virt));
     Ok(HostFacts {
-        virt: virt_type(settings.virt, || kvm_usable(&capabilities)),
+        virt,
+        guests,
         architecture: std::env::consts::ARCH.to_owned(),
         boot_id: boot_id.trim().to_owned(),
         pool: settings.pool.clone(),

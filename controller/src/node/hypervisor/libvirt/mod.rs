@@ -14,6 +14,7 @@ use super::super::args::VirtSetting;
 use super::super::domain_xml::DomainConfig;
 use super::super::metadata::Metadata;
 use super::super::metrics::LibvirtCalls;
+use super::super::room::Room;
 use super::super::serial_log;
 use super::super::snapshot_xml::SnapshotFacts;
 use super::super::volume_xml::Volume;
@@ -21,12 +22,15 @@ use super::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Res
 
 mod calls;
 mod connection;
+mod disk_errors;
 mod display;
 mod domain;
 mod error;
 mod events;
+mod guests;
 mod host;
 mod measure;
+mod resize;
 pub mod serial;
 mod snapshot;
 mod volume;
@@ -227,6 +231,10 @@ impl Hypervisor for Libvirt {
         self.change("resume the domain", uid, domain::resume).await
     }
 
+    async fn retry_disks(&self, uid: &str) -> Result<(), HvError> {
+        self.change("resume the domain", uid, domain::retry_disks).await
+    }
+
     async fn press_power_button(&self, uid: &str) -> Result<(), HvError> {
         self.change("press the domain's power button", uid, domain::press_power_button).await
     }
@@ -237,6 +245,19 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, uid: &str) -> Result<(), HvError> {
         self.change("turn the domain off", uid, domain::destroy).await
+    }
+
+    async fn room(&self, uid: &str) -> Result<Room, HvError> {
+        let uid = uid.to_owned();
+        self.call("read the domain's limits", READ, move |connect| resize::room(connect, &uid)).await
+    }
+
+    async fn grow_cpus(&self, uid: &str, to: u32) -> Result<(), HvError> {
+        self.change("plug in CPUs", uid, move |connect, uid| resize::cpus(connect, uid, to)).await
+    }
+
+    async fn grow_memory(&self, uid: &str, to_mib: u64) -> Result<(), HvError> {
+        self.change("plug in memory", uid, move |connect, uid| resize::memory(connect, uid, to_mib)).await
     }
 
     async fn undefine(&self, uid: &str) -> Result<(), HvError> {

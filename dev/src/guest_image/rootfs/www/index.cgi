@@ -12,6 +12,16 @@ path=${REQUEST_URI%%\?*}
 case ${path%/} in
 '') hostname ;;
 /boot-id) cat /proc/sys/kernel/random/boot_id ;;
+/firmware)
+    if dmesg | grep -q 'Secure boot enabled'; then
+        echo uefi-secure
+    elif [ -d /sys/firmware/efi ]; then
+        echo uefi
+    else
+        echo bios
+    fi
+    [ -e /sys/class/tpm/tpm0 ] && echo tpm
+    ;;
 /uptime) cut -d ' ' -f 1 /proc/uptime ;;
 /nproc) nproc ;;
 /meminfo) cat /proc/meminfo ;;

@@ -1,0 +1,144 @@
+//! Guests in trouble: a kernel that panics, a crash that comes again, a disk for which the host has no room. Each is a
+//! condition, an Event, and over when its cause is.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::{Phase, VirtualMachine};
+use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, in_phase, tiny, with};
+use kvmoor_tests::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::shared::Shared;
+
+/// Waits for an Event of that reason in the namespace: its note.
+async fn until_event(shared: &Shared, namespace: &str, reason: &str) -> Result<String> {
+    let api: Api<Event> = Api::namespaced(shared.cluster.client().await?, namespace);
+    let look = || async {
+        let events = api.list(&Default::default()).await?.items;
+        let found = events.into_iter().find(|event| event.reason.as_deref() == Some(reason));
+        Ok(found.map(|event| event.note.unwrap_or_default()))
+    };
+    wait::until(&format!("an Event {reason}"), SOON, look, Option::is_some).await?.context("just seen")
+}
+
+fn condition(vm: &VirtualMachine, type_: &str) -> Option<(String, String)> {
+    let conditions = vm.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    conditions::find(conditions, type_).map(|found| (found.status.clone(), found.reason.clone()))
+}
+
+fn says(vm: &VirtualMachine, type_: &str, status: &str, reason: &str) -> bool {
+    condition(vm, type_) == Some((status.to_owned(), reason.to_owned()))
+}
+
+pub async fn a_panic_is_a_crash_with_a_name(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("panics").await?;
+    let spec = with(tiny(), json!({ "restartPolicy": "Never" }));
+    let vm = TestVm::create(&shared.cluster, &namespace, "panics", spec).await?;
+    vm.until_booted().await?;
+    let terminal = vm.host().await?.virsh().run(&["ttyconsole", &vm.domain()]).await?;
+    let mut shell = std::fs::File::options().write(true).open(terminal.trim())?;
+    // The driver of the panic device is loaded late.
+    writeln!(shell, "\nuntil grep -q pvpanic_mmio /proc/modules; do sleep 1; done; echo c >/proc/sysrq-trigger")?;
+    vm.until("has panicked", BOOT, |vm| says(vm, types::GUEST_CRASHED, "True", "GuestPanicked")).await?;
+    vm.until_condition(types::READY, "False", "GuestPanicked").await?;
+    until_event(shared, &namespace, "GuestPanicked").await?;
+    wait::until("QEMU is gone", SOON, || async { Ok(vm.qemu()) }, Option::is_none).await?;
+    vm.request("restart").await?;
+    vm.until_phase(Phase::Running).await?;
+    let over = |vm: &VirtualMachine| says(vm, types::GUEST_CRASHED, "False", "NotCrashed");
+    vm.until("is not crashed any more", SOON, over).await?;
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn a_crash_that_comes_again_backs_off(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("crash-loop").await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "crash-loop", blank()).await?;
+    for times in 1..=2 {
+        vm.until_phase(Phase::Running).await?;
+        kill(Pid::from_raw(vm.qemu().context("QEMU runs")?.pid), Signal::SIGKILL)?;
+        let message = vm.until_condition(types::READY, "False", "CrashLoopBackOff").await?;
+        ensure!(message.contains(&format!("({times} in a row); it is started again at 20")), "{message}");
+        let now = vm.get().await?;
+        ensure!(says(&now, types::GUEST_CRASHED, "True", "GuestCrashed"), "{:?}", now.status);
+    }
+    until_event(shared, &namespace, "GuestCrashed").await?;
+    until_event(shared, &namespace, "CrashLoopBackOff").await?;
+    vm.until_phase(Phase::Running).await?;
+    ensure!(vm.starts()? == 3, "started {} times", vm.starts()?);
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn no_room_halts_a_guest_until_there_is_some(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("no-room").await?;
+    let pool = SmallPool::mount(shared).await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "no-room", tiny()).await?;
+    vm.until_booted().await?;
+    let (qemu, boot) = (vm.qemu(), vm.http("/boot-id").await?);
+    pool.enter(&["dd", "if=/dev/zero", "of=/var/lib/libvirt/images/filler", "bs=64k"]).await.unwrap_or_default();
+    // It does not answer before there is room.
+    vm.note("/cgi-bin/disk", &"x".repeat(8 << 20)).await.unwrap_or_default();
+    let message = vm.until_condition(types::DISK_ERROR, "True", "NoSpace").await?;
+    ensure!(message.contains("vda") && message.contains("Make room"), "{message}");
+    vm.until_condition(types::READY, "False", "NoSpace").await?;
+    let note = until_event(shared, &namespace, types::DISK_ERROR).await?;
+    ensure!(note == message, "{note}");
+    let stays = || async { Ok(says(&vm.get().await?, types::DISK_ERROR, "True", "NoSpace")) };
+    wait::always("it stays halted while there is no room", Duration::from_secs(5), stays).await?;
+    pool.enter(&["rm", "/var/lib/libvirt/images/filler"]).await?;
+    let well = |vm: &VirtualMachine| in_phase(vm, Phase::Running) && says(vm, types::DISK_ERROR, "False", "NoError");
+    vm.until("goes on by itself", BOOT, well).await?;
+    let what = "the guest answers again";
+    wait::until(what, BOOT, || vm.http("/boot-id"), |now| *now == boot).await?;
+    ensure!(vm.qemu() == qemu && vm.starts()? == 1, "QEMU is the same");
+    vm.remove().await?;
+    pool.unmount().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+/// A small file system over the storage pool of the first host, with its images, in the host's own mount namespace.
+struct SmallPool<'a> {
+    shared: &'a Shared,
+    pid: i32,
+}
+
+impl<'a> SmallPool<'a> {
+    async fn mount(shared: &'a Shared) -> Result<Self> {
+        let pid = shared.cluster.host(0)?.libvirtd()?.pid().context("libvirtd runs")?;
+        let pool = Self { shared, pid };
+        let script = "mkdir -p /run/libvirt/small && mount -t tmpfs -o size=96m,mode=711 small /run/libvirt/small && \
+                      cp -a /var/lib/libvirt/images/kvmoor-image-* /run/libvirt/small/ && \
+                      mount --bind /run/libvirt/small /var/lib/libvirt/images";
+        pool.enter(&["sh", "-c", script]).await?;
+        pool.refresh().await?;
+        Ok(pool)
+    }
+
+    async fn unmount(&self) -> Result<()> {
+        self.enter(&["sh", "-c", "umount /var/lib/libvirt/images && umount /run/libvirt/small"]).await?;
+        self.refresh().await
+    }
+
+    async fn refresh(&self) -> Result<()> {
+        self.shared.cluster.host(0)?.virsh().run(&["pool-refresh", "default"]).await?;
+        Ok(())
+    }
+
+    async fn enter(&self, command: &[&str]) -> Result<()> {
+        let output = tokio::process::Command::new("nsenter")
+            .args(["--target", &self.pid.to_string(), "--mount", "--"])
+            .args(command)
+            .output()
+            .await?;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
