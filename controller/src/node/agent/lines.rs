@@ -12,8 +12,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::hypervisor::libvirt::Libvirt;
 use super::super::hypervisor::libvirt::serial::{Outlet, Piece, SerialPort};
+use super::super::hypervisor::libvirt::{Connection, Libvirt};
 use super::answer::Refusal;
 
 /// Pieces of output that wait for the slowest viewer.
@@ -69,11 +69,12 @@ impl Lines {
             return Err(Refusal::unavailable("libvirt has not ended the last serial console yet"));
         }
         let (output, pieces) = broadcast::channel(OUTPUT);
+        let connection = hypervisor.connection().with_news_only();
         let ended = CancellationToken::new();
         let outlet = Outlet::new(output.clone(), ended.clone());
         let port = hypervisor.serial(uid, outlet).await?.ok_or_else(Refusal::not_found)?;
         let (input, typed) = mpsc::channel(INPUT);
-        let keeper = tokio::spawn(keep(Arc::new(port), typed, ended.clone()));
+        let keeper = tokio::spawn(keep(Arc::new(port), typed, ended.clone(), connection));
         *line = Some(Line { input: input.downgrade(), output, ended: ended.clone(), keeper });
         Ok(Viewer { input, output: Output { pieces, ended, position: None, waiting: None } })
     }
@@ -129,11 +130,18 @@ impl Output {
     }
 }
 
-/// Passes on what is typed until nobody can type any more or the serial port has ended; then leaves it.
-async fn keep(port: Arc<SerialPort>, mut typed: mpsc::Receiver<Vec<u8>>, ended: CancellationToken) {
+/// Passes on what is typed until nobody can type any more or the serial port has ended; then leaves it. A stream is told
+/// nothing when libvirtd goes away: that is seen by the connection that everything else uses.
+async fn keep(
+    port: Arc<SerialPort>,
+    mut typed: mpsc::Receiver<Vec<u8>>,
+    ended: CancellationToken,
+    mut connection: Connection,
+) {
     loop {
         let bytes = tokio::select! {
             () = ended.cancelled() => break,
+            () = connection.changed() => break,
             bytes = typed.recv() => match bytes {
                 Some(bytes) => bytes,
                 None => break,

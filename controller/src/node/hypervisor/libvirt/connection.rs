@@ -95,6 +95,12 @@ impl Connection {
         matches!(&*self.0.borrow(), State::Up(_))
     }
 
+    /// The same, of which [`Self::changed`] tells what happens from now on.
+    pub fn with_news_only(mut self) -> Self {
+        self.0.mark_unchanged();
+        self
+    }
+
     /// Ends when the connection came or went.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
