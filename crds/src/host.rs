@@ -62,6 +62,10 @@ pub struct HostStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub images: Vec<HostImage>,
+    /// Images that are being imported, or that could not be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub image_imports: Vec<HostImageImport>,
     /// Where the API server reaches the node controller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<HostAddress>,
@@ -128,6 +132,18 @@ pub struct HostImage {
     pub name: String,
     /// Size of the disk that it holds, in bytes.
     pub virtual_size: i64,
+}
+
+/// The import of an image.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HostImageImport {
+    /// Name of the Image.
+    pub name: String,
+    /// ImageImporting while it is under way, else why it failed.
+    pub reason: String,
+    /// How far it is, or what happened.
+    pub message: String,
 }
 
 /// Where the API server reaches the node controller.

@@ -49,6 +49,9 @@ pub struct ImageSpec {
     /// Hosts have it already, as the volume kvmoor-image-NAME.FORMAT of their storage pool.
     #[serde(default)]
     pub built_in: bool,
+    /// Hosts fetch it before a virtual machine asks for it, and keep it when none uses it.
+    #[serde(default)]
+    pub prefetch: bool,
     /// SHA-256 of the file, 64 lower-case hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]

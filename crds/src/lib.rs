@@ -26,7 +26,8 @@ mod virtual_machine;
 pub mod yaml;
 
 pub use host::{
-    Host, HostAddress, HostFeature, HostImage, HostResources, HostSpec, HostStatus, HostVersions, VirtType,
+    Host, HostAddress, HostFeature, HostImage, HostImageImport, HostResources, HostSpec, HostStatus, HostVersions,
+    VirtType,
 };
 pub use image::{Image, ImageFormat, ImageSpec, ImageStatus};
 pub use quota::{Quota, QuotaSpec, QuotaStatus, QuotaUsed};

@@ -23,7 +23,10 @@ pub(crate) async fn upload(virsh: &Virsh, pool: &str, image: &Path) -> Result<()
     let volume = names::image_volume(TINY, ImageFormat::Qcow2);
     let volumes = virsh.volumes(pool).await?;
     if volumes.contains(&volume) {
-        if volumes.iter().any(|name| name.starts_with("kvmoor-") && !name.starts_with("kvmoor-image-")) {
+        let is_guests = |name: &String| {
+            name.starts_with("kvmoor-") && !name.starts_with("kvmoor-image-") && !name.starts_with("kvmoor-import-")
+        };
+        if volumes.iter().any(is_guests) {
             return Ok(());
         }
         virsh.run(&["vol-delete", &volume, "--pool", pool]).await?;

@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod feed;
+pub mod files;
 pub mod helm;
 pub mod metrics;
 pub mod picture;

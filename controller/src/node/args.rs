@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ipnet::IpNet;
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kvmoor_crds::agent;
 
@@ -65,6 +68,27 @@ pub struct Args {
     #[arg(long, env = "KVMOOR_GUEST_DATA_TOKEN_FILE", default_value = DEFAULT_TOKEN_FILE)]
     pub guest_data_token_file: PathBuf,
 
+    /// Networks that images are fetched from though they are private, link-local, loopback or reserved, separated by
+    /// commas. `0.0.0.0/0,::/0` allows all.
+    #[arg(long, env = "KVMOOR_IMAGE_SOURCES_ALLOWED", value_delimiter = ',')]
+    pub image_sources_allowed: Vec<IpNet>,
+
+    /// Networks that images are never fetched from, such as the cluster's own ranges where they are public.
+    #[arg(long, env = "KVMOOR_IMAGE_SOURCES_DENIED", value_delimiter = ',')]
+    pub image_sources_denied: Vec<IpNet>,
+
+    /// The largest image file that is fetched.
+    #[arg(long, env = "KVMOOR_LARGEST_IMAGE", default_value = "64Gi", value_parser = parse_quantity)]
+    pub largest_image: u64,
+
+    /// The largest disk that a fetched image may hold.
+    #[arg(long, env = "KVMOOR_LARGEST_IMAGE_DISK", default_value = "2Ti", value_parser = parse_quantity)]
+    pub largest_image_disk: u64,
+
+    /// How long an imported image that no disk stands on is kept, such as 168h.
+    #[arg(long, env = "KVMOOR_KEEP_UNUSED_IMAGES", default_value = "168h", value_parser = parse_duration)]
+    pub keep_unused_images: Duration,
+
     /// Virtual machines worked on at once.
     #[arg(long, env = "KVMOOR_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
@@ -84,4 +108,9 @@ pub enum VirtSetting {
 /// A quantity in bytes.
 fn parse_quantity(text: &str) -> Result<u64, kvmoor_crds::quantity::QuantityError> {
     kvmoor_crds::quantity::bytes(&Quantity(text.to_owned()))
+}
+
+/// A duration such as 90s or 168h.
+fn parse_duration(text: &str) -> Result<Duration, jiff::Error> {
+    text.parse::<SignedDuration>().and_then(Duration::try_from)
 }

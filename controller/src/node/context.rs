@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::backoff::Backoff;
 use super::execute::Failure;
 use super::guest_data::Source;
+use super::images::Importer;
 use super::metrics::Metrics;
 use super::observe::Remembered;
 use super::publish::Written;
@@ -32,6 +33,8 @@ pub struct Context<H> {
     pub hypervisor: Arc<H>,
     /// All Images.
     pub images: Store<DeserializeGuard<Image>>,
+    /// Imports of images.
+    pub importer: Importer,
     /// Statuses written.
     pub written: Written,
     /// Steps that failed.

@@ -13,6 +13,8 @@ use kvmoor_crds::{
 
 use super::domain_xml::{Disk, DiskFormat, DomainConfig};
 use super::hypervisor::HostFacts;
+use super::images::Source;
+use super::images::record::Content;
 use super::network_xml::{Link, Nic};
 use super::plan::Blocked;
 use super::room;
@@ -155,12 +157,45 @@ pub struct Root {
 pub struct Image {
     /// Name of the Image.
     pub name: String,
-    /// Name of its volume.
-    pub volume: String,
     /// Its format.
     pub format: DiskFormat,
-    /// Whether hosts are to have it already, rather than fetch it.
-    pub built_in: bool,
+    /// How it comes to the host.
+    pub origin: Origin,
+}
+
+/// How an image comes to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The host has it, as the volume of that name.
+    BuiltIn {
+        /// Name of the volume.
+        volume: String,
+    },
+    /// The host fetches it.
+    Import(Source),
+    /// Not at all; the text says why.
+    Unusable(String),
+}
+
+impl Origin {
+    /// How the Image of that name comes to a host.
+    pub fn of(name: &str, spec: &ImageSpec) -> Self {
+        match (&spec.url, &spec.sha256) {
+            (Some(url), Some(sha256)) => match Content::new(sha256, disk_format(spec.format)) {
+                Some(content) => Self::Import(Source { url: url.clone(), content }),
+                None => Self::Unusable("its sha256 is not 64 lower-case hexadecimal digits".to_owned()),
+            },
+            (Some(_), None) => Self::Unusable("it has a url and no sha256".to_owned()),
+            (None, _) => Self::BuiltIn { volume: names::image_volume(name, spec.format) },
+        }
+    }
+}
+
+fn disk_format(format: ImageFormat) -> DiskFormat {
+    match format {
+        ImageFormat::Qcow2 => DiskFormat::Qcow2,
+        ImageFormat::Raw => DiskFormat::Raw,
+    }
 }
 
 /// A disk beside the root disk.
@@ -328,12 +363,8 @@ fn root(
         unknown_os: os_type.filter(|_| found.is_none()).map(str::to_owned),
         image: found.map(|(name, spec)| Image {
             name: name.to_owned(),
-            volume: names::image_volume(name, spec.format),
-            format: match spec.format {
-                ImageFormat::Qcow2 => DiskFormat::Qcow2,
-                ImageFormat::Raw => DiskFormat::Raw,
-            },
-            built_in: spec.built_in,
+            format: disk_format(spec.format),
+            origin: Origin::of(name, &spec),
         }),
     })
 }

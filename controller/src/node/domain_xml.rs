@@ -61,7 +61,7 @@ pub struct Disk {
 }
 
 /// Format of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DiskFormat {
     /// qcow2
     Qcow2,

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
+use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource};
 use kvmoor_crds::conditions::{self, Finding, types};
-use kvmoor_crds::{Host, HostImage, HostResources, HostStatus, HostVersions, ImageFormat, VirtType, names, quantity};
+use kvmoor_crds::{
+    Host, HostImage, HostResources, HostStatus, HostVersions, Image, ImageFormat, VirtType, names, quantity,
+};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -17,6 +20,7 @@ use super::args::Args;
 use super::context::Root;
 use super::hypervisor::libvirt::{Connection, Libvirt};
 use super::hypervisor::{HostFacts, HvError, Hypervisor, Listed};
+use super::images::{self, Importer};
 
 /// Condition of a Host: guests can run on it as it is set up.
 pub const VIRTUALIZATION: &str = "VirtualizationUsable";
@@ -24,6 +28,8 @@ pub const VIRTUALIZATION: &str = "VirtualizationUsable";
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// What is allocated is told when it has been the same for so long, so that many new guests make one write.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How far imports are is not told more often.
+const IMPORT_EVERY: Duration = Duration::from_secs(5);
 /// How long a call of the Kubernetes API may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -41,6 +47,10 @@ pub struct Reporter {
     pub machines: Store<Root>,
     /// Told when one of them came, went or changed.
     pub machines_changed: Arc<Notify>,
+    /// All Images.
+    pub images: Store<DeserializeGuard<Image>>,
+    /// Imports of images.
+    pub importer: Importer,
 }
 
 impl Reporter {
@@ -59,6 +69,7 @@ impl Reporter {
             tokio::select! {
                 () = connection.changed() => {}
                 () = settled(&self.machines_changed) => {}
+                () = now_and_then(self.importer.changed()) => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
@@ -78,11 +89,12 @@ impl Reporter {
                 HostStatus::default()
             }
         };
-        let images = self.hypervisor.volumes("kvmoor-image-").await;
+        let images = self.present_images().await;
         let mut next =
             status(&self.args, self.hypervisor.host().await, images, self.allocated(), &previous, Timestamp::now());
         next.addresses = vec![self.endpoint.address.clone()];
         next.certificate = Some(self.endpoint.certificate.clone());
+        next.image_imports = images::report::imports(&images::sources(&self.images), &self.importer.all());
         if same(&next, &previous) {
             return Ok(());
         }
@@ -92,6 +104,17 @@ impl Reporter {
         });
         let params = PatchParams::apply(names::NODE_MANAGER).force();
         api.patch_status(name, &params, &Patch::Apply(&patch)).await.map(|_| ())
+    }
+
+    /// The images that were put into the storage pool, and those that were imported.
+    async fn present_images(&self) -> Result<Vec<HostImage>, HvError> {
+        let built_in = self.hypervisor.volumes("kvmoor-image-").await?;
+        let inventory = self.hypervisor.inventory(false).await?;
+        let mut found: Vec<_> = built_in.into_iter().filter_map(image).collect();
+        let sources = images::sources(&self.images);
+        found.retain(|image| !sources.iter().any(|(name, ..)| *name == image.name));
+        found.extend(images::report::present(&sources, &inventory));
+        Ok(found)
     }
 
     /// What the virtual machines bound to this host were admitted with.
@@ -109,6 +132,12 @@ impl Reporter {
     }
 }
 
+/// Ends when something has happened, not more often than is worth a write.
+async fn now_and_then(changed: &Notify) {
+    tokio::time::sleep(IMPORT_EVERY).await;
+    changed.notified().await;
+}
+
 /// Ends when something has happened and then nothing for a while.
 async fn settled(changed: &Notify) {
     changed.notified().await;
@@ -119,7 +148,7 @@ async fn settled(changed: &Notify) {
 fn status(
     args: &Args,
     facts: Result<HostFacts, HvError>,
-    images: Result<Vec<Listed>, HvError>,
+    images: Result<Vec<HostImage>, HvError>,
     allocated: HostResources,
     previous: &HostStatus,
     now: Timestamp,
@@ -159,8 +188,8 @@ fn status(
             ));
         }
     }
-    if let Ok(listed) = images {
-        status.images = listed.into_iter().filter_map(image).collect();
+    if let Ok(images) = images {
+        status.images = images;
         status.images.sort_by(|left, right| left.name.cmp(&right.name));
         status.images.dedup_by(|left, right| left.name == right.name);
     }

@@ -38,6 +38,7 @@ mod execute;
 mod guest_data;
 mod host;
 mod hypervisor;
+mod images;
 mod lease;
 mod metadata;
 mod metrics;
@@ -65,6 +66,7 @@ pub use args::Args;
 
 use context::{Context, Known, Presses, Root};
 use hypervisor::libvirt::{EventSource, Libvirt, Settings};
+use images::{Fetcher, Guard, Importer, Limits};
 use metrics::Metrics;
 use queue::{Queue, RestoreRoot, SnapshotRoot};
 
@@ -115,7 +117,9 @@ pub async fn run(
     let guest_data = guest_data::Source::new(client.clone(), &system_namespace, args.guest_data_token_file.clone());
     spawn(Box::pin(lease::renew(client.clone(), system_namespace, args.node_name.clone())));
 
-    let images = images(&client, &spawn).await?;
+    let images_changed = Arc::new(Notify::new());
+    let images = watch_images(&client, &images_changed, &spawn).await?;
+    let (importer, imported) = importer(&args, &hypervisor, &background)?;
     let fields = format!("spec.nodeName={}", args.node_name);
     let known = Arc::new(Known::default());
     let snapshots_changed = Arc::new(Notify::new());
@@ -131,14 +135,24 @@ pub async fn run(
         endpoint,
         machines: machines.clone(),
         machines_changed: Arc::clone(&machines_changed),
+        images: images.clone(),
+        importer: importer.clone(),
     };
     spawn(Box::pin(reporter.run()));
+    spawn(Box::pin(images::keep(images::Keeper {
+        hypervisor: Arc::clone(&hypervisor),
+        importer: importer.clone(),
+        images: images.clone(),
+        images_changed,
+        keep_unused: args.keep_unused_images,
+    })));
 
     let ctx = Arc::new(Context {
         client,
         node_name: args.node_name.clone(),
         hypervisor: Arc::clone(&hypervisor),
         images,
+        importer,
         written: Default::default(),
         failures: Default::default(),
         api_failures: Default::default(),
@@ -158,7 +172,7 @@ pub async fn run(
     tracing::info!(host.name = args.node_name, "watching the virtual machines of this host");
     let reconciles = controller
         .with_config(Config::default().concurrency(args.concurrency))
-        .reconcile_on(stream::select(changed, asked))
+        .reconcile_on(stream::select(stream::select(changed, imported), asked))
         .reconcile_all_on(resync)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile::reconcile, reconcile::error_policy, ctx)
@@ -180,16 +194,19 @@ pub async fn run(
 
 /// All Images, kept up to date. They are complete before anything is decided: an Image that was not seen yet would make
 /// a blank disk.
-async fn images(
+async fn watch_images(
     client: &Client,
+    changed: &Arc<Notify>,
     spawn: &impl Fn(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>),
 ) -> anyhow::Result<Store<DeserializeGuard<Image>>> {
     let (store, writer) = reflector::store();
     let api: Api<DeserializeGuard<Image>> = Api::all(client.clone());
     let watch = reflector::reflector(writer, watcher(api, watcher::Config::default()).default_backoff());
-    spawn(Box::pin(watch.for_each(|event| {
-        if let Err(error) = event {
-            tracing::warn!(%error, "cannot watch Images");
+    let changed = Arc::clone(changed);
+    spawn(Box::pin(watch.for_each(move |event| {
+        match event {
+            Ok(_) => changed.notify_one(),
+            Err(error) => tracing::warn!(%error, "cannot watch Images"),
         }
         std::future::ready(())
     })));
@@ -198,6 +215,21 @@ async fn images(
         .context("the Kubernetes API gave no list of Images")?
         .context("the watch of Images ended")?;
     Ok(store)
+}
+
+/// What imports images, and the virtual machines that it wakes.
+fn importer(
+    args: &Args,
+    hypervisor: &Arc<Libvirt>,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Importer, impl Stream<Item = ObjectRef<Root>> + Send + use<>)> {
+    let guard = Guard::new(args.image_sources_allowed.clone(), args.image_sources_denied.clone());
+    let fetcher = Fetcher::new(guard).context("cannot set up the download of images")?;
+    let limits = Limits { file: args.largest_image, virtual_size: args.largest_image_disk };
+    let (wake, woken) = tokio::sync::mpsc::unbounded_channel();
+    let importer = Importer::new(Arc::clone(hypervisor), fetcher, limits, wake, Arc::default(), stop.clone());
+    let woken = stream::unfold(woken, |mut woken| async { Some((woken.recv().await?, woken)) });
+    Ok((importer, woken))
 }
 
 /// All snapshots and restores of this host, kept up to date, and the virtual machines that they are about whenever one

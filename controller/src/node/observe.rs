@@ -6,9 +6,10 @@
 use jiff::Timestamp;
 use kvmoor_crds::names;
 
-use super::desired::Desired;
+use super::desired::{Desired, Origin};
 use super::guest_data::Told;
 use super::hypervisor::{Class, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts};
+use super::images::Import;
 use super::plan;
 use super::retries::Tried;
 use super::room::Room;
@@ -33,6 +34,8 @@ pub struct Facts {
     pub image: Option<ImageFacts>,
     /// What the running domain can be given. Looked up only while it is to have more.
     pub room: Option<Room>,
+    /// Where its import stands, if it is not there and is to be imported.
+    pub import: Option<Import>,
     /// Volumes of the virtual machine. Looked up only when it is to be gone.
     pub volumes: Vec<String>,
     /// What this process did before.
@@ -63,15 +66,29 @@ async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Reme
     let uid = desired.identity().uid.as_str();
     let host = hypervisor.host().await?;
     let domain = hypervisor.domain(uid).await?;
-    let mut facts =
-        Facts { host, domain, image: None, room: None, volumes: Vec::new(), remembered, told: Told::NotAsked };
+    let mut facts = Facts {
+        host,
+        domain,
+        image: None,
+        import: None,
+        room: None,
+        volumes: Vec::new(),
+        remembered,
+        told: Told::NotAsked,
+    };
     match desired {
         Desired::Absent { .. } => {
             let listed = hypervisor.volumes(&names::volume_prefix(uid)).await?;
             facts.volumes = listed.into_iter().map(|volume| volume.name).collect();
         }
         Desired::Present(machine) => match (&facts.domain, &machine.root.image) {
-            (DomainFacts::Missing, Some(image)) => facts.image = hypervisor.image(&image.volume).await?,
+            (DomainFacts::Missing, Some(image)) => {
+                facts.image = match &image.origin {
+                    Origin::BuiltIn { volume } => hypervisor.image(volume).await?,
+                    Origin::Import(source) => hypervisor.imported_image(&source.content).await?,
+                    Origin::Unusable(_) => None,
+                };
+            }
             (DomainFacts::Ours(domain), _) if plan::may_grow(machine, domain) => {
                 facts.room = room(hypervisor, uid).await?;
             }

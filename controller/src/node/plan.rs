@@ -27,6 +27,7 @@ use super::desired::{Desired, Machine};
 use super::domain_xml::{self, DiskFormat, DomainConfig};
 use super::guest_data::Told;
 use super::hypervisor::{Domain, DomainFacts, OffCause, Power};
+use super::images;
 use super::metadata::{Halt, Metadata};
 use super::observe::{Facts, Observed};
 use super::retries;
@@ -210,15 +211,8 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
             (Some(Backing { path: found.path.clone(), format: image.format }), found.virtual_size)
         }
         (Some(image), None) => {
-            let advice = if image.built_in {
-                "put it there, or choose another osType"
-            } else {
-                "it has not been imported there yet"
-            };
-            return Plan::blocked(
-                "ImageMissing",
-                format!("The host's storage pool {} has no volume {}: {advice}", facts.host.pool, image.volume),
-            );
+            let (reason, message) = images::obstacle(image, facts.import.as_ref(), &facts.host.pool);
+            return Plan::blocked(reason, message);
         }
     };
     let identity = &machine.identity;

@@ -131,7 +131,8 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
     let mut halted = None;
     for _ in 0..ROUNDS {
         let now = Timestamp::now();
-        let observed = full_observation(ctx, desired, uid).await;
+        let mut observed = full_observation(ctx, desired, uid).await;
+        ctx.importer.attend(desired, &mut observed, |uid| ctx.known.get(uid));
         let decided = plan(desired, &observed, now);
         if matches!(observed, Observed::Unreachable(_)) {
             ctx.metrics.reconciles.failed("LibvirtUnavailable");

@@ -14,6 +14,7 @@ use kvmoor_crds::{
 use super::desired::{Desired, Machine};
 use super::execute::Failure;
 use super::hypervisor::{Class, Domain, DomainFacts, HvError, Power};
+use super::images::IMPORTING;
 use super::metadata::Halt;
 use super::observe::{Facts, Observed};
 use super::plan;
@@ -251,8 +252,13 @@ fn not_defined(failure: Option<&Failure>) -> Report {
         return Report { phase: Phase::Provisioning, message, findings };
     };
     let finding = |type_| Finding::new(type_, false, failure.reason, failure.message.as_str());
+    if failure.reason == IMPORTING {
+        let findings = vec![finding(types::READY), finding(types::PROVISIONED)];
+        return Report { phase: Phase::Provisioning, message: failure.message.clone(), findings };
+    }
     let mut findings = vec![finding(types::SYNCHRONIZED), finding(types::READY)];
-    if matches!(failure.step, "WriteSeed" | "EnsureVolume" | "ImageMissing" | "UserDataMissing" | "UserDataTooLarge") {
+    let is_volume = matches!(failure.step, "WriteSeed" | "EnsureVolume" | "PoolFull" | "StoragePoolUnavailable");
+    if is_volume || failure.step.starts_with("Image") || failure.step.starts_with("UserData") {
         findings.push(finding(types::PROVISIONED));
     }
     Report { phase: Phase::Error, message: failure.message.clone(), findings }

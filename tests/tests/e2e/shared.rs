@@ -33,7 +33,7 @@ impl Shared {
     pub async fn start() -> Result<Self> {
         // kube logs each answer that is not a success; here the cases judge them.
         tracing_subscriber::fmt().with_env_filter("warn,kube_client=off").with_writer(std::io::stderr).init();
-        let cluster = Cluster::builder().hosts(1).start().await?;
+        let cluster = Cluster::builder().hosts(1).env("KVMOOR_LARGEST_IMAGE", "64Mi").start().await?;
         secrets::made("the first admin's password", cluster.admin().password.as_bytes());
         let secrets = secrets::follow(cluster.client().await?);
         let admin = rest::admin(&cluster).await?;

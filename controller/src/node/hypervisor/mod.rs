@@ -8,6 +8,7 @@ use std::future::Future;
 use kvmoor_crds::{HostFeature, VirtType};
 
 use super::domain_xml::DomainConfig;
+use super::images::record::Content;
 use super::metadata::Metadata;
 use super::room::Room;
 use super::snapshot_xml::SnapshotFacts;
@@ -174,6 +175,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn domain(&self, uid: &str) -> impl Future<Output = Result<DomainFacts, HvError>> + Send;
     /// The image volume of that name; `None` where the pool has none.
     fn image(&self, volume: &str) -> impl Future<Output = Result<Option<ImageFacts>, HvError>> + Send;
+    /// The imported image with that content; `None` where there is none, or not all of it.
+    fn imported_image(&self, content: &Content) -> impl Future<Output = Result<Option<ImageFacts>, HvError>> + Send;
     /// All volumes whose name starts so.
     fn volumes(&self, prefix: &str) -> impl Future<Output = Result<Vec<Listed>, HvError>> + Send;
     /// All domains whose name starts so.

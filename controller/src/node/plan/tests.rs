@@ -6,7 +6,7 @@ use kvmoor_crds::guest_data::{Lack, LackKind};
 use kvmoor_crds::{Firmware, HostFeature, Requests, VirtType};
 use proptest::prelude::*;
 
-use super::super::desired::{Extra, Identity, Image, Interface, Root};
+use super::super::desired::{Extra, Identity, Image, Interface, Origin, Root};
 use super::super::hypervisor::{Class, DiskTrouble, GuestFeatures, HostFacts, HvError, ImageFacts, Lease};
 use super::super::observe::Remembered;
 use super::super::retries::Tried;
@@ -105,6 +105,7 @@ fn told(domain: DomainFacts, told: Told) -> Observed {
         host: host(),
         domain,
         image: None,
+        import: None,
         room: None,
         volumes: Vec::new(),
         remembered: Remembered::default(),
@@ -230,7 +231,8 @@ fn counters_given_at_creation_mean_nothing() {
 
 #[test]
 fn root_disk_stands_on_the_image_and_is_no_smaller() {
-    let image = Image { name: "tiny".into(), volume: "image".into(), format: DiskFormat::Raw, built_in: true };
+    let origin = Origin::BuiltIn { volume: "image".into() };
+    let image = Image { name: "tiny".into(), format: DiskFormat::Raw, origin };
     let mut machine = machine();
     machine.root.image = Some(image);
     let mut observed = observed(DomainFacts::Missing);
@@ -547,7 +549,7 @@ impl World {
         let told = Told::Data(Default::default());
         let room = Some(ROOM);
         let remembered = Remembered { pressed_at: self.pressed_at, retried: None };
-        let facts = Facts { host: host(), domain: facts, image: None, room, volumes, remembered, told };
+        let facts = Facts { host: host(), domain: facts, image: None, import: None, room, volumes, remembered, told };
         Observed::Complete(Box::new(facts))
     }
 

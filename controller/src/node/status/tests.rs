@@ -65,6 +65,7 @@ fn complete(domain: DomainFacts) -> Observed {
         host,
         domain,
         image: None,
+        import: None,
         room: None,
         volumes: Vec::new(),
         remembered: Remembered::default(),

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvmoor_crds::agent::Stats;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 
 use super::super::args::VirtSetting;
 use super::super::domain_xml::DomainConfig;
+use super::super::images::record::{Content, Record};
 use super::super::metadata::Metadata;
 use super::super::metrics::LibvirtCalls;
 use super::super::room::Room;
@@ -29,6 +31,7 @@ mod error;
 mod events;
 mod guests;
 mod host;
+mod image;
 mod measure;
 mod resize;
 pub mod serial;
@@ -37,6 +40,7 @@ mod volume;
 
 pub use connection::Connection;
 pub use events::EventSource;
+pub use image::{Inventory, Piece};
 
 /// For what only reads.
 const READ: Duration = Duration::from_secs(15);
@@ -126,6 +130,32 @@ impl Libvirt {
         self.calls.run("open the serial port", READ, move || serial::open(&uri, &uid, outlet)).await
     }
 
+    /// Writes an image into a new volume, as its pieces come. It takes as long as they do, and no longer than `deadline`.
+    pub async fn receive_image(
+        &self,
+        volume: &str,
+        length: Option<u64>,
+        pieces: mpsc::Receiver<Piece>,
+        deadline: Duration,
+    ) -> Result<(), HvError> {
+        let (pool, volume) = (self.settings.pool.clone(), volume.to_owned());
+        let receive = move |connect: &Connect| image::receive(connect, &pool, &volume, length, pieces);
+        self.call("write the image", deadline, receive).await
+    }
+
+    /// The record of an imported image, if all of it is there.
+    pub async fn image_record(&self, content: &Content) -> Result<Option<Record>, HvError> {
+        let (pool, record) = (self.settings.pool.clone(), content.record());
+        let found = self.call("look up the image", READ, move |connect| image::imported(connect, &pool, &record));
+        Ok(found.await?.map(|(record, _)| record))
+    }
+
+    /// What the pool holds of imported images, and, if asked, which of them other volumes stand on.
+    pub async fn inventory(&self, with_backing: bool) -> Result<Inventory, HvError> {
+        let pool = self.settings.pool.clone();
+        self.call("list the volumes", CHANGE, move |connect| image::inventory(connect, &pool, with_backing)).await
+    }
+
     /// Runs a blocking call with the connection.
     async fn call<T: Send + 'static>(
         &self,
@@ -171,6 +201,13 @@ impl Hypervisor for Libvirt {
             due
         };
         self.call("look up the image", READ, move |connect| volume::image(connect, &pool, &volume, look_again)).await
+    }
+
+    async fn imported_image(&self, content: &Content) -> Result<Option<ImageFacts>, HvError> {
+        let (pool, record) = (self.settings.pool.clone(), content.record());
+        let found =
+            self.call("look up the image", READ, move |connect| image::imported(connect, &pool, &record)).await?;
+        Ok(found.filter(|(record, _)| !record.retired).map(|(_, facts)| facts))
     }
 
     async fn volumes(&self, prefix: &str) -> Result<Vec<Listed>, HvError> {

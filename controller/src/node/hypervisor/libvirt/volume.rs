@@ -15,7 +15,7 @@ use crate::fault::side_effect;
 /// A pool with less free space than this is full: the header of a volume may fit, a guest cannot run on it.
 const LEAST_FREE: u64 = 64 << 20;
 
-fn pool(connect: &Connect, name: &str) -> Result<StoragePool, HvError> {
+pub fn pool(connect: &Connect, name: &str) -> Result<StoragePool, HvError> {
     connect.lookup_storage_pool_by_name(name).map_err(|source| error::from("find the storage pool", &source))
 }
 
@@ -71,23 +71,25 @@ fn ensure(pool: &StoragePool, volume: &Volume) -> Result<StorageVol, HvError> {
     if let Some(found) = error::found(op, pool.lookup_storage_vol_by_name(&volume.name))? {
         return Ok(found);
     }
-    has_room(pool)?;
+    has_room(pool, 0)?;
     let xml = volume_xml::render(volume);
     let created = StorageVol::create_xml(pool, &xml, 0).map_err(|source| error::from(op, &source))?;
     side_effect();
     Ok(created)
 }
 
-/// libvirt knows the free space of when it last looked; it looks again before anything is refused.
-fn has_room(pool: &StoragePool) -> Result<(), HvError> {
+/// Whether there is room for so many bytes at once. libvirt knows the free space of when it last looked; it looks again
+/// before anything is refused.
+pub fn has_room(pool: &StoragePool, bytes: u64) -> Result<(), HvError> {
     let op = "create the volume";
+    let needed = bytes.saturating_add(LEAST_FREE);
     let available = || pool.info().map(|info| info.available).map_err(|source| error::from(op, &source));
-    if available()? >= LEAST_FREE {
+    if available()? >= needed {
         return Ok(());
     }
     pool.refresh(0).map_err(|source| error::from("refresh the storage pool", &source))?;
     let available = available()?;
-    if available >= LEAST_FREE {
+    if available >= needed {
         return Ok(());
     }
     let message = format!("the storage pool has {} MiB left", available >> 20);
@@ -119,7 +121,8 @@ pub fn write(connect: &Connect, pool_name: &str, name: &str, bytes: &[u8]) -> Re
     Ok(())
 }
 
-fn send(stream: &Stream, mut bytes: &[u8]) -> Result<(), virt::error::Error> {
+/// Sends all of them.
+pub fn send(stream: &Stream, mut bytes: &[u8]) -> Result<(), virt::error::Error> {
     while !bytes.is_empty() {
         let sent = usize::try_from(stream.send(bytes)?).unwrap_or_default();
         if sent == 0 {

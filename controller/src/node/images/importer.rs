@@ -1,0 +1,255 @@
+//! The imports that are under way or failed, who waits for them, and when they are tried again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::runtime::reflector::ObjectRef;
+use rand::Rng;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::super::context::Root;
+use super::super::desired::{Desired, Origin};
+use super::super::hypervisor::DomainFacts;
+use super::super::hypervisor::libvirt::Libvirt;
+use super::super::observe::Observed;
+use super::attend::{Import, percent};
+use super::failure::Failure;
+use super::fetch::Fetcher;
+use super::record::Content;
+use super::transfer::{self, Progress};
+
+/// Imports at once: each has a thread of libvirt's calls, and they share the host's network and disks.
+const AT_ONCE: usize = 2;
+/// How often it is told how far an import is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// An import that nobody has asked for in this time is given up; who waits asks every 30 s.
+const UNWANTED: Duration = Duration::from_secs(300);
+
+/// Where an image comes from, and what it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// The URL.
+    pub url: String,
+    /// The content.
+    pub content: Content,
+}
+
+/// How large images may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The file, in bytes.
+    pub file: u64,
+    /// The disk, in bytes.
+    pub virtual_size: u64,
+}
+
+/// Imports images.
+#[derive(Clone)]
+pub struct Importer(Arc<Shared>);
+
+struct Shared {
+    libvirt: Arc<Libvirt>,
+    fetcher: Fetcher,
+    limits: Limits,
+    entries: Mutex<HashMap<Source, Entry>>,
+    turns: Semaphore,
+    wake: mpsc::UnboundedSender<ObjectRef<Root>>,
+    changed: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+/// An import that is under way or failed.
+struct Entry {
+    /// While it is under way.
+    progress: Option<Arc<Progress>>,
+    /// How it ended last, while it is tried again too, until that has taken a while.
+    failure: Option<Failure>,
+    attempts: u32,
+    due: Instant,
+    wanted: Instant,
+    /// The virtual machines that wait, by UID.
+    waiting: HashMap<String, ObjectRef<Root>>,
+}
+
+impl Importer {
+    /// An importer that wakes those who wait through `wake`, and tells `changed` whenever there is news.
+    pub fn new(
+        libvirt: Arc<Libvirt>,
+        fetcher: Fetcher,
+        limits: Limits,
+        wake: mpsc::UnboundedSender<ObjectRef<Root>>,
+        changed: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Self {
+        let turns = Semaphore::new(AT_ONCE);
+        Self(Arc::new(Shared { libvirt, fetcher, limits, entries: Mutex::default(), turns, wake, changed, stop }))
+    }
+
+    /// Sees to the image of a virtual machine that was observed to lack it.
+    pub fn attend(&self, desired: &Desired, observed: &mut Observed, vm: impl FnOnce(&str) -> Option<ObjectRef<Root>>) {
+        let (Desired::Present(machine), Observed::Complete(facts)) = (desired, observed) else { return };
+        let Some(Origin::Import(source)) = machine.root.image.as_ref().map(|image| &image.origin) else { return };
+        if facts.domain == DomainFacts::Missing && facts.image.is_none() {
+            let uid = machine.identity.uid.as_str();
+            facts.import = Some(self.want(source, vm(uid).map(|vm| (uid, vm))));
+        }
+    }
+
+    /// Asks for an image that is not there: where its import stands. It is begun if it is time to.
+    pub fn want(&self, source: &Source, vm: Option<(&str, ObjectRef<Root>)>) -> Import {
+        let now = Instant::now();
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.entry(source.clone()).or_insert_with(|| Entry {
+            progress: None,
+            failure: None,
+            attempts: 0,
+            due: now,
+            wanted: now,
+            waiting: HashMap::new(),
+        });
+        entry.wanted = now;
+        if let Some((uid, vm)) = vm {
+            entry.waiting.insert(uid.to_owned(), vm);
+        }
+        if entry.progress.is_none() && entry.due <= now {
+            let progress = Arc::new(Progress::default());
+            entry.progress = Some(Arc::clone(&progress));
+            tokio::spawn(run(self.clone(), source.clone(), progress));
+        }
+        entry.state()
+    }
+
+    /// All imports that are under way or failed.
+    pub fn all(&self) -> Vec<(Source, Import)> {
+        let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().map(|(source, entry)| (source.clone(), entry.state())).collect()
+    }
+
+    /// The checksums of all that is being imported.
+    pub fn under_way(&self) -> HashSet<String> {
+        let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = entries.iter().filter(|(_, entry)| entry.progress.is_some());
+        under_way.map(|(source, _)| source.content.sha256.clone()).collect()
+    }
+
+    /// Told whenever an import begins, ends, or has come further.
+    pub fn changed(&self) -> &Notify {
+        &self.0.changed
+    }
+
+    /// Forgets failures that nobody asks about any more.
+    pub fn forget_unwanted(&self) {
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, entry| entry.progress.is_some() || entry.wanted.elapsed() < UNWANTED);
+    }
+
+    fn with(&self, source: &Source, change: impl FnOnce(&mut Entry)) {
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get_mut(source) {
+            change(entry);
+            self.wake(entry);
+        }
+    }
+
+    fn done(&self, source: &Source) {
+        let entry = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
+        if let Some(entry) = entry {
+            self.wake(&entry);
+        }
+    }
+
+    fn wake(&self, entry: &Entry) {
+        for vm in entry.waiting.values() {
+            // Nobody listens any more only when the process ends.
+            let _ = self.0.wake.send(vm.clone());
+        }
+        self.0.changed.notify_one();
+    }
+
+    fn is_unwanted(&self, source: &Source) -> bool {
+        let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(source).is_none_or(|entry| entry.wanted.elapsed() >= UNWANTED)
+    }
+}
+
+impl Entry {
+    fn state(&self) -> Import {
+        match (&self.failure, &self.progress) {
+            (Some(failure), _) => Import::Failed(failure.clone()),
+            (None, Some(progress)) => {
+                let length = progress.length.load(Ordering::Relaxed);
+                let bytes = progress.bytes.load(Ordering::Relaxed);
+                Import::UnderWay { bytes, length: Some(length).filter(|length| *length > 0) }
+            }
+            (None, None) => Import::UnderWay { bytes: 0, length: None },
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        self.attempts = self.attempts.saturating_add(1);
+        // Full jitter would allow no delay at all; a tenth is always waited.
+        let delay = failure.ceiling(self.attempts).mul_f64(rand::rng().random_range(0.1..=1.0));
+        self.due = Instant::now() + delay;
+        self.progress = None;
+        self.failure = Some(failure);
+    }
+}
+
+/// One import, to its end.
+async fn run(importer: Importer, source: Source, progress: Arc<Progress>) {
+    let shared = &importer.0;
+    let work = async {
+        let Ok(_turn) = shared.turns.acquire().await else {
+            return Err(Failure::download("the controller is stopping"));
+        };
+        let started = Instant::now();
+        tracing::info!(image.sha256 = source.content.sha256, "importing an image");
+        let result = transfer::import(&shared.libvirt, &shared.fetcher, &shared.limits, &source, &progress).await;
+        let (bytes, duration_ms) = (progress.bytes.load(Ordering::Relaxed), started.elapsed().as_millis());
+        match &result {
+            Ok(()) => tracing::info!(image.sha256 = source.content.sha256, bytes, duration_ms, "imported"),
+            Err(failure) => {
+                let (reason, message) = (failure.reason.as_str(), failure.message.as_str());
+                tracing::warn!(
+                    image.sha256 = source.content.sha256,
+                    bytes,
+                    duration_ms,
+                    reason,
+                    message,
+                    "not imported"
+                );
+            }
+        }
+        result
+    };
+    let result = tokio::select! {
+        result = work => result,
+        () = tell(&importer, &source, &progress) => {
+            tracing::info!(image.sha256 = source.content.sha256, "nobody waits for this image any more");
+            Err(Failure::download("nobody waited for it any more"))
+        }
+        () = shared.stop.cancelled() => return,
+    };
+    match result {
+        Ok(()) => importer.done(&source),
+        Err(failure) => importer.with(&source, |entry| entry.failed(failure)),
+    }
+}
+
+/// Tells how far it is, until nobody wants to know.
+async fn tell(importer: &Importer, source: &Source, progress: &Progress) {
+    let mut told = None;
+    importer.0.changed.notify_one();
+    while !importer.is_unwanted(source) {
+        tokio::time::sleep(TELL_EVERY).await;
+        let (bytes, length) = (progress.bytes.load(Ordering::Relaxed), progress.length.load(Ordering::Relaxed));
+        let now = percent(bytes, Some(length)).unwrap_or(bytes >> 20);
+        if bytes > 0 && told != Some(now) {
+            told = Some(now);
+            importer.with(source, |entry| entry.failure = None);
+        }
+    }
+}
