@@ -58,6 +58,7 @@ struct Shared {
     turns: Semaphore,
     wake: mpsc::UnboundedSender<ObjectRef<Root>>,
     changed: Arc<Notify>,
+    ended: Notify,
     stop: CancellationToken,
 }
 
@@ -85,7 +86,8 @@ impl Importer {
         stop: CancellationToken,
     ) -> Self {
         let turns = Semaphore::new(AT_ONCE);
-        Self(Arc::new(Shared { libvirt, fetcher, limits, entries: Mutex::default(), turns, wake, changed, stop }))
+        let (entries, ended) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Shared { libvirt, fetcher, limits, entries, turns, wake, changed, ended, stop }))
     }
 
     /// Sees to the image of a virtual machine that was observed to lack it.
@@ -138,6 +140,11 @@ impl Importer {
     /// Told whenever an import begins, ends, or has come further.
     pub fn changed(&self) -> &Notify {
         &self.0.changed
+    }
+
+    /// Told whenever an import has ended: something of one that broke off before may be left.
+    pub fn ended(&self) -> &Notify {
+        &self.0.ended
     }
 
     /// Forgets failures that nobody asks about any more.
@@ -237,6 +244,7 @@ async fn run(importer: Importer, source: Source, progress: Arc<Progress>) {
         Ok(()) => importer.done(&source),
         Err(failure) => importer.with(&source, |entry| entry.failed(failure)),
     }
+    shared.ended.notify_one();
 }
 
 /// Tells how far it is, until nobody wants to know.

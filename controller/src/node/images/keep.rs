@@ -47,8 +47,11 @@ pub async fn keep(keeper: Keeper) {
         }
         let pause = due.saturating_duration_since(Instant::now());
         let pause = if waits { pause.min(LOOK_EVERY) } else { pause };
-        // Either way it is time.
-        let _ = tokio::time::timeout(pause, keeper.images_changed.notified()).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = keeper.images_changed.notified() => {}
+            () = keeper.importer.ended().notified() => due = Instant::now(),
+        }
     }
 }
 
