@@ -25,7 +25,7 @@ pub enum Command {
     /// Ids, quota, placement, users and the liveness of hosts: one leader for the cluster, any number of replicas.
     Cluster(cluster::Args),
     /// One KVM host: makes libvirt match the virtual machines that are bound to it.
-    Node(node::Args),
+    Node(Box<node::Args>),
     /// Asks a running installation, as a user does, whether it does what it is for.
     Check(check::Args),
 }

@@ -42,7 +42,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Node(args) => {
             let telemetry = Telemetry::listen("controller-node", metrics_address).await?;
-            node::run(args, telemetry.connect().await?, system_namespace, telemetry, shutdown).await
+            node::run(*args, telemetry.connect().await?, system_namespace, telemetry, shutdown).await
         }
     }
 }
