@@ -110,7 +110,12 @@ fn parse_quantity(text: &str) -> Result<u64, kvmoor_crds::quantity::QuantityErro
     kvmoor_crds::quantity::bytes(&Quantity(text.to_owned()))
 }
 
-/// A duration such as 90s or 168h.
+/// A duration such as 90s, 168h or 7d.
 fn parse_duration(text: &str) -> Result<Duration, jiff::Error> {
-    text.parse::<SignedDuration>().and_then(Duration::try_from)
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    match days {
+        // To jiff days are a matter of calendars.
+        Some(days) => Ok(Duration::from_secs(u64::from(days) * 86_400)),
+        None => text.parse::<SignedDuration>().and_then(Duration::try_from),
+    }
 }
