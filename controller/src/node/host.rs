@@ -57,9 +57,10 @@ impl Reporter {
     /// Runs.
     pub async fn run(self) {
         let mut connection: Connection = self.hypervisor.connection();
+        let mut told = None;
         loop {
             match tokio::time::timeout(DEADLINE * 3, self.report()).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(allocated)) => told = Some(allocated),
                 Ok(Err(kube::Error::Api(status))) => {
                     tracing::warn!(host.name = self.args.node_name, message = status.message, "cannot write the host");
                 }
@@ -68,14 +69,30 @@ impl Reporter {
             }
             tokio::select! {
                 () = connection.changed() => {}
-                () = settled(&self.machines_changed) => {}
+                () = self.settled(told.as_ref()) => {}
                 () = now_and_then(self.importer.changed()) => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
     }
 
-    async fn report(&self) -> Result<(), kube::Error> {
+    /// Ends when what is allocated is another than was told, and has been the same for a while.
+    async fn settled(&self, told: Option<&HostResources>) {
+        loop {
+            self.machines_changed.notified().await;
+            let mut allocated = self.allocated();
+            while told != Some(&allocated) {
+                tokio::time::sleep(SETTLE).await;
+                let before = std::mem::replace(&mut allocated, self.allocated());
+                if before == allocated {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes what differs. Answers what is allocated.
+    async fn report(&self) -> Result<HostResources, kube::Error> {
         let api: Api<Host> = Api::all(self.client.clone());
         let name = &self.args.node_name;
         let previous = match api.get_opt(name).await? {
@@ -90,20 +107,22 @@ impl Reporter {
             }
         };
         let images = self.present_images().await;
-        let mut next =
-            status(&self.args, self.hypervisor.host().await, images, self.allocated(), &previous, Timestamp::now());
+        let allocated = self.allocated();
+        let facts = self.hypervisor.host().await;
+        let mut next = status(&self.args, facts, images, allocated.clone(), &previous, Timestamp::now());
         next.addresses = vec![self.endpoint.address.clone()];
         next.certificate = Some(self.endpoint.certificate.clone());
         next.image_imports = images::report::imports(&images::sources(&self.images), &self.importer.all());
         if same(&next, &previous) {
-            return Ok(());
+            return Ok(allocated);
         }
         let patch = json!({
             "apiVersion": Host::api_version(&()), "kind": Host::kind(&()), "metadata": { "name": name },
             "status": next,
         });
         let params = PatchParams::apply(names::NODE_MANAGER).force();
-        api.patch_status(name, &params, &Patch::Apply(&patch)).await.map(|_| ())
+        api.patch_status(name, &params, &Patch::Apply(&patch)).await?;
+        Ok(allocated)
     }
 
     /// The images that were put into the storage pool, and those that were imported.
@@ -136,12 +155,6 @@ impl Reporter {
 async fn now_and_then(changed: &Notify) {
     tokio::time::sleep(IMPORT_EVERY).await;
     changed.notified().await;
-}
-
-/// Ends when something has happened and then nothing for a while.
-async fn settled(changed: &Notify) {
-    changed.notified().await;
-    while tokio::time::timeout(SETTLE, changed.notified()).await.is_ok() {}
 }
 
 /// The status to be. While libvirt does not answer, what is known of the host stays as it was.
