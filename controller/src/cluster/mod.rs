@@ -63,9 +63,6 @@ pub struct Args {
     /// Seconds after which a leader that does not renew its Lease is succeeded.
     #[arg(long, env = "KVMOOR_LEASE_DURATION_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(3..=300))]
     lease_duration_seconds: u16,
-    /// How many virtual CPUs a host takes for each CPU of its capacity. Memory is never overcommitted.
-    #[arg(long, env = "KVMOOR_CPU_OVERCOMMIT", default_value_t = 10.0, value_parser = overcommit)]
-    cpu_overcommit: f64,
     /// Where the node controllers are served what their guests are told, over HTTPS. Port 0 is any that is free.
     #[arg(long, env = "KVMOOR_GUEST_DATA_LISTEN", default_value_t = guest_data::DEFAULT_LISTEN)]
     guest_data_listen: SocketAddr,
@@ -77,11 +74,6 @@ pub struct Args {
     /// File with the Images and the default Quota that are to be there.
     #[arg(long, env = "KVMOOR_CATALOG")]
     catalog: Option<std::path::PathBuf>,
-}
-
-fn overcommit(text: &str) -> Result<f64, String> {
-    let factor: f64 = text.parse().map_err(|_| "write a number such as 10 or 1.5".to_owned())?;
-    if (0.1..=100.0).contains(&factor) { Ok(factor) } else { Err("must be from 0.1 to 100".to_owned()) }
 }
 
 /// Runs one replica until `shutdown`, or until it loses the Lease.
@@ -98,8 +90,7 @@ pub async fn run(
     let metrics = Metrics::register(telemetry.registry());
     // A replica that waits for the Lease is ready for it.
     tokio::spawn(telemetry.serve(|| true));
-    let Args { identity, lease_duration_seconds, cpu_overcommit, guest_data_listen, guest_data_address, catalog } =
-        args;
+    let Args { identity, lease_duration_seconds, guest_data_listen, guest_data_address, catalog } = args;
     let catalog = catalog.map(|path| Catalog::read(&path)).transpose()?;
     let serving = CancellationToken::new();
     let _ends_with_this = serving.clone().drop_guard();
@@ -120,7 +111,7 @@ pub async fn run(
     tracing::info!("leading");
     metrics.leader.set(1);
     let catalog = catalog.unwrap_or_default();
-    let outcome = lead(client, system_namespace, cpu_overcommit, catalog, leadership, metrics.clone(), shutdown).await;
+    let outcome = lead(client, system_namespace, catalog, leadership, metrics.clone(), shutdown).await;
     metrics.leader.set(0);
     outcome
 }
@@ -128,7 +119,6 @@ pub async fn run(
 async fn lead(
     client: Client,
     system_namespace: String,
-    cpu_overcommit: f64,
     catalog: Catalog,
     leadership: Leadership,
     metrics: Metrics,
@@ -149,7 +139,6 @@ async fn lead(
         metrics,
         ids: ids::Source::load(Kind::VirtualMachine, marks.clone()).await.context("cannot read the ids")?,
         system_namespace: system_namespace.clone(),
-        cpu_overcommit,
         usage: usage_tx,
         warnings: warnings.clone(),
         gone: vm_gone.clone(),

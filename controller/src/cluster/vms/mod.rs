@@ -68,8 +68,6 @@ pub struct Context {
     pub ids: ids::Source,
     /// Where the default Quota and the hosts' Leases are.
     pub system_namespace: String,
-    /// How many virtual CPUs a host takes for each of its own.
-    pub cpu_overcommit: f64,
     /// Where to tell what is used.
     pub usage: watch::Sender<UsageByNamespace>,
     /// Where warnings go.
@@ -289,7 +287,7 @@ impl Mind {
 
     fn decide(&mut self, now: Instant) -> (Vec<Decision>, BTreeMap<String, Usage>) {
         let flights = &self.flights;
-        let snapshot = self.world.snapshot(&self.context.system_namespace, self.context.cpu_overcommit, now, |vm| {
+        let snapshot = self.world.snapshot(&self.context.system_namespace, now, |vm| {
             let flight = flights.get(&vm.uid);
             Row {
                 vm,

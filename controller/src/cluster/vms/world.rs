@@ -98,7 +98,6 @@ impl World {
     pub fn snapshot<'a>(
         &'a mut self,
         system_namespace: &str,
-        cpu_overcommit: f64,
         now: Instant,
         row: impl Fn(&'a Vm) -> Row<'a>,
     ) -> Snapshot<'a> {
@@ -124,26 +123,20 @@ impl World {
             // The default Quota is made by the leader; until it is there, its values hold.
             default_limits: limits.get(system_namespace).copied().unwrap_or(DEFAULT_LIMITS),
             limits,
-            hosts: hosts.iter().map(|host| candidate(host, nodes, renewals, cpu_overcommit, now)).collect(),
+            hosts: hosts.iter().map(|host| candidate(host, nodes, renewals, now)).collect(),
             liveness,
             images: images.values().filter_map(|image| image_facts(image, &hosts)).collect(),
         }
     }
 }
 
-fn candidate(
-    host: &Host,
-    nodes: &Mirror<NodeFacts>,
-    renewals: &Renewals,
-    cpu_overcommit: f64,
-    now: Instant,
-) -> Candidate {
+fn candidate(host: &Host, nodes: &Mirror<NodeFacts>, renewals: &Renewals, now: Instant) -> Candidate {
     let name = host.name_any();
     let node = nodes.values().find(|node| node.name == name);
     let status = host.status.as_ref();
     let capacity =
         status.and_then(|status| status.capacity.as_ref()).map_or_else(Resources::default, |capacity| Resources {
-            cpu: overcommitted(capacity.cpu, cpu_overcommit),
+            cpu: u64::try_from(capacity.cpu).unwrap_or(0),
             memory: quantity::bytes(&capacity.memory).unwrap_or(0),
             disk: 0,
         });
@@ -158,16 +151,6 @@ fn candidate(
         allocated: Resources::default(),
         name,
     }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    reason = "a count of CPUs"
-)]
-fn overcommitted(cpu: i64, factor: f64) -> u64 {
-    (cpu.max(0) as f64 * factor).floor() as u64
 }
 
 fn image_facts<'a>(image: &'a Image, hosts: &[&Host]) -> Option<(&'a str, ImageFacts<'a>)> {
