@@ -40,7 +40,7 @@ purge: ## the same, and forget its disks, objects and logs
 
 images: build ## the container images, as archives in target/images
 	dev/setup-cluster
-	images/build
+	dev/images/build
 
 cluster: build ## a Kubernetes cluster that runs pods, with Kvmoor installed by Helm, in the background
 	dev/setup-cluster

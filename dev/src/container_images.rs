@@ -1,4 +1,4 @@
-//! Kvmoor's container images: built by `images/build`, and put where a node finds them.
+//! Kvmoor's container images: built by `dev/images/build`, and put where a node finds them.
 
 use std::{
     path::{Path, PathBuf},
@@ -62,7 +62,7 @@ impl Images {
 
     async fn build(&self, tag: &str, images: &[&str]) -> Result<()> {
         let root = components::checkout_root();
-        let mut command = Command::new(root.join("images/build"));
+        let mut command = Command::new(root.join("dev/images/build"));
         let flag = |command: &mut Command, name: &str, value: &Path| {
             command.arg(name).arg(value);
         };

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../controller/src/node/images/qcow2.rs"]
+#[path = "../../src/node/images/qcow2.rs"]
 #[allow(dead_code)]
 mod qcow2;
 
