@@ -14,8 +14,6 @@ pub const USER_LABEL: &str = "kvmoor.dev/user";
 /// Annotation of a virtual machine whose creator waits for the verdict: over quota it is refused for good and deleted,
 /// instead of waiting for room. It means nothing once the virtual machine was admitted.
 pub const REFUSE_OVER_QUOTA_ANNOTATION: &str = "kvmoor.dev/refuse-over-quota";
-/// Annotation of a password Secret made from another Secret: that one's resourceVersion.
-pub const SOURCE_VERSION_ANNOTATION: &str = "kvmoor.dev/source-version";
 /// Annotation of the Secret [`JWT_SECRET`]: the key id in use for signing.
 pub const CURRENT_KEY_ANNOTATION: &str = "kvmoor.dev/current-key";
 /// Secret with the keys that sign session tokens; each key of its data is a key id.
@@ -24,6 +22,8 @@ pub const JWT_SECRET: &str = "kvmoor-jwt";
 pub const ADMIN_SECRET: &str = "kvmoor-admin";
 /// Key of a password Secret under which the hash stands, in PHC string format.
 pub const PASSWORD_HASH_KEY: &str = "hash";
+/// Key of an admin's password Secret under which the hash of the password in [`ADMIN_SECRET`] stands that it was last set to.
+pub const PASSWORD_SOURCE_KEY: &str = "source";
 /// ConfigMap with the highest id given out so far, by kind.
 pub const IDS_CONFIG_MAP: &str = "kvmoor-ids";
 /// Lease of the leader of `kvmoor-controller cluster`.

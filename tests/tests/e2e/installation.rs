@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kube::api::{Api, DeleteParams};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kvmoor_crds::{Image, Quota, names};
 use kvmoor_dev::SYSTEM_NAMESPACE;
 use kvmoor_tests::vm::SOON;
@@ -15,6 +16,19 @@ use serde_json::{Value, json};
 use crate::shared::Shared;
 
 const GRACE: Duration = Duration::from_secs(20);
+
+pub async fn an_upgrade_labels_the_admins_secret_and_ends_no_session(shared: &Shared) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(shared.cluster.client().await?, SYSTEM_NAMESPACE);
+    let labelled = json!({ "metadata": { "labels": { "helm.sh/chart": "kvmoor-1.2.3" } } });
+    secrets.patch(names::ADMIN_SECRET, &PatchParams::default(), &Patch::Merge(labelled)).await?;
+    // A password that changed is taken up within a second.
+    let end = tokio::time::Instant::now() + Duration::from_secs(5);
+    while tokio::time::Instant::now() < end {
+        shared.admin.get("/api/auth/me").await.context("the session lasts")?;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Ok(())
+}
 
 pub async fn the_catalog_is_applied_and_admins_have_the_last_word(shared: &Shared) -> Result<()> {
     let client = shared.cluster.client().await?;

@@ -80,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         bad_input::no_host_fits,
         bad_input::no_image,
         bad_input::the_pool_is_full,
+        installation::an_upgrade_labels_the_admins_secret_and_ends_no_session,
         installation::the_catalog_is_applied_and_admins_have_the_last_word,
         installation::the_check_of_helm_test_says_what_is_wrong,
         schemathesis::by_an_admin,

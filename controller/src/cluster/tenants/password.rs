@@ -1,9 +1,12 @@
 //! The Secret with an admin's password hash, made from the Secret with its password.
+//!
+//! Beside the hash that logins are checked against, which the admin may change, it keeps that of the password it was last
+//! made from. So labels that an upgrade writes to the Secret with the password change nothing, and another password does.
 
 use std::collections::BTreeMap;
 
 use argon2::Argon2;
-use argon2::password_hash::PasswordHasher as _;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _, phc::PasswordHash};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -33,13 +36,13 @@ pub enum PasswordError {
 pub enum Present {
     /// No hash.
     Nothing,
-    /// The hash of the password in the present version of the Secret, or what the admin made of it since.
+    /// The hash of the password in the Secret, or what the admin made of it since.
     Current,
     /// The hash of another password.
     Other,
 }
 
-/// Whether there is a hash, and whether it was made from the present version of the Secret.
+/// Whether there is a hash, and whether it was made from the password that is in the Secret now.
 ///
 /// # Errors
 /// When the Secret with the hash cannot be read.
@@ -53,8 +56,10 @@ pub async fn look(
     let Some(secret) = writer.read(api.get_opt(&names::password_secret(user_object))).await? else {
         return Ok(Present::Nothing);
     };
-    let annotations = secret.metadata.annotations.unwrap_or_default();
-    let is_current = annotations.get(names::SOURCE_VERSION_ANNOTATION) == Some(&credentials.version);
+    let source = secret.data.and_then(|mut data| data.remove(names::PASSWORD_SOURCE_KEY));
+    let password = credentials.password.clone();
+    let is_current =
+        tokio::task::spawn_blocking(move || source.is_some_and(|source| is_of(&source.0, &password))).await?;
     Ok(if is_current { Present::Current } else { Present::Other })
 }
 
@@ -77,13 +82,13 @@ pub async fn set(
             name: Some(name.clone()),
             namespace: Some(namespace.to_owned()),
             labels: Some(BTreeMap::from([(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned())])),
-            annotations: Some(BTreeMap::from([(
-                names::SOURCE_VERSION_ANNOTATION.to_owned(),
-                credentials.version.clone(),
-            )])),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(names::PASSWORD_HASH_KEY.to_owned(), ByteString(hash.into_bytes()))])),
+        data: Some(
+            [names::PASSWORD_HASH_KEY, names::PASSWORD_SOURCE_KEY]
+                .map(|key| (key.to_owned(), ByteString(hash.clone().into_bytes())))
+                .into(),
+        ),
         ..Secret::default()
     };
     // Forced: the API server writes the hash too, when the admin changes the password.
@@ -98,9 +103,23 @@ fn hash(password: &str) -> Result<String, PasswordError> {
     hash.map(|hash| hash.to_string()).map_err(|error| PasswordError::Hash(error.to_string()))
 }
 
+/// Whether that is the hash of the password.
+fn is_of(hash: &[u8], password: &str) -> bool {
+    let hash = std::str::from_utf8(hash).ok().and_then(|text| PasswordHash::new(text).ok());
+    hash.is_some_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_is_known_by_its_password() {
+        let made = hash("correct horse").unwrap();
+        assert!(is_of(made.as_bytes(), "correct horse"));
+        assert!(!is_of(made.as_bytes(), "battery staple"));
+        assert!(!is_of(b"", ""), "no hash is of no password");
+    }
 
     #[test]
     fn hashes_as_agreed() {
