@@ -28,7 +28,7 @@ pub async fn secure_boot_and_a_tpm(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("firmware").await?;
     let has_all = |found: &Vec<HostFeature>| *found == [HostFeature::Uefi, HostFeature::SecureBoot, HostFeature::Tpm];
     wait::until("the host has all of it", SOON, || features(shared), has_all).await?;
-    let spec = with(tiny(), json!({ "firmware": "UefiSecureBoot", "tpm": true, "memory": "256Mi" }));
+    let spec = with(tiny(), json!({ "firmware": "UefiSecureBoot", "tpm": true, "memory": "512Mi" }));
     let vm = TestVm::create(&shared.cluster, &namespace, "secure", spec).await?;
     ensure!(vm.until_booted().await? == "secure", "the guest has the object's name");
     let found = vm.http("/firmware").await?;
