@@ -76,6 +76,8 @@ const RESYNC: Duration = Duration::from_secs(300);
 const LIST_DEADLINE: Duration = Duration::from_secs(60);
 /// How long reconciles may take to finish on shutdown; Kubernetes gives a pod 30 s.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
+/// How often a store is asked whether it is complete.
+const STORE_CHECK: Duration = Duration::from_secs(1);
 /// How often it is asked whether libvirt has swallowed every thread.
 const STUCK_CHECK: Duration = Duration::from_secs(30);
 
@@ -315,8 +317,13 @@ fn triggers(
 
 async fn sweep_regularly(ctx: Arc<Context<Libvirt>>, machines: Store<Root>) {
     let mut orphans = HashSet::new();
-    if machines.wait_until_ready().await.is_err() {
-        return;
+    // A store wakes only the last that waits for it, which may be the controller: so this looks again and again.
+    loop {
+        match tokio::time::timeout(STORE_CHECK, machines.wait_until_ready()).await {
+            Ok(Ok(())) => break,
+            Ok(Err(_)) => return,
+            Err(_) => {}
+        }
     }
     loop {
         orphans = sweep::sweep(&ctx, &machines, &orphans).await;

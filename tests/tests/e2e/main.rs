@@ -83,7 +83,6 @@ fn main() -> anyhow::Result<()> {
         installation::an_upgrade_labels_the_admins_secret_and_ends_no_session,
         installation::the_catalog_is_applied_and_admins_have_the_last_word,
         installation::the_check_of_helm_test_says_what_is_wrong,
-        schemathesis::by_an_admin,
         images::imported_once_for_all_that_wait,
         images::what_is_wrong_is_said_and_nothing_is_left,
         images::private_addresses_are_refused_unless_allowed,
@@ -140,6 +139,7 @@ fn main() -> anyhow::Result<()> {
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,
         snapshots::killed_in_the_middle_of_a_restore,
+        schemathesis::by_an_admin,
     ];
     if arguments.list {
         libtest_mimic::run(&arguments, trials(&cases, None)).exit();

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use crate::shared::Shared;
 
 /// Lines that are of the process and not of a request.
-const OF_THE_PROCESS: [&str; 8] = [
+const OF_THE_PROCESS: [&str; 9] = [
     "serving metrics",
     "listening",
+    "not ready any more",
     "stopping",
     "stopped",
     "cannot watch; trying again",
