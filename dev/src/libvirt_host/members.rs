@@ -12,20 +12,18 @@ use std::{
 use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::process::ProcessId;
+use crate::process::{ProcessId, pids};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The processes of the host whose private `/run/libvirt` is `run`.
 pub fn members(run: &Path) -> Vec<ProcessId> {
     let Ok(wanted) = fs::metadata(run) else { return Vec::new() };
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let sees = |id: &ProcessId| {
         let seen = fs::metadata(format!("/proc/{}/root/run/libvirt", id.pid));
         seen.is_ok_and(|seen| (seen.dev(), seen.ino()) == (wanted.dev(), wanted.ino()))
     };
-    pids.filter_map(ProcessId::of).filter(sees).collect()
+    pids().filter_map(ProcessId::of).filter(sees).collect()
 }
 
 /// Kills every process of the host and waits until none is left.

@@ -1,13 +1,13 @@
 //! A process id that stays true: the number alone may be given to another process once its first owner is gone, the
 //! number and the start time together may not.
 
-use std::fs;
-
 use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
+
+use super::stat::Stat;
 
 /// A process, named by its id and the time it started. No signal reaches a later process with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that has this id now; `None` when there is none, or only what is left of one (a zombie).
     pub fn of(pid: i32) -> Option<Self> {
-        let (state, started) = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        let Stat { state, started, .. } = Stat::of(pid)?;
         (state != 'Z' && state != 'X').then_some(Self { pid, started })
     }
 
@@ -42,25 +42,9 @@ impl ProcessId {
     }
 }
 
-/// State and start time out of a `/proc/PID/stat` line, whose second field (the name) may hold spaces and brackets.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    Some((state, started))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stat_is_read_past_a_hostile_name() {
-        let line = "42 (a) S (b) c) R 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        assert_eq!(parse_stat(line), Some(('R', 987_654)));
-        assert_eq!(parse_stat(""), None);
-    }
 
     #[test]
     fn a_reused_pid_is_another_process() {

@@ -7,6 +7,7 @@ mod run;
 mod running;
 mod spawner;
 mod spec;
+mod stat;
 
 pub use id::ProcessId;
 pub use managed::Managed;
@@ -14,3 +15,4 @@ pub(crate) use reaper::reap_orphans;
 pub(crate) use run::output;
 pub use run::run;
 pub use spec::Spec;
+pub(crate) use stat::pids;

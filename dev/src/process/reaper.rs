@@ -8,7 +8,7 @@
 //! Orphans are told from children that somebody here waits for by their session: a daemon has begun one of its own
 //! (setsid(2)), and no child that this process starts does.
 
-use std::{fs, sync::OnceLock, thread, time::Duration};
+use std::{sync::OnceLock, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -19,6 +19,8 @@ use nix::{
     },
     unistd::{self, Pid},
 };
+
+use super::stat::{Stat, pids};
 
 /// How long to leave a dead child to whoever waits for it, and how soon to look for children while there are none.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -51,26 +53,15 @@ pub(crate) fn reap_orphans() -> Result<()> {
 /// Reaps every dead child of another session than this.
 fn reap(session: Pid) {
     let own = unistd::getpid();
-    let Ok(processes) = fs::read_dir("/proc") else { return };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if is_dead_orphan(&stat, own, session) {
-            // It is dead: this does not wait.
-            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
-        }
+    for pid in pids().filter(|pid| Stat::of(*pid).is_some_and(|stat| is_dead_orphan(stat, own, session))) {
+        // It is dead: this does not wait.
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
     }
 }
 
-/// Whether a `/proc/PID/stat` line is that of a zombie, of this parent and of another session.
-fn is_dead_orphan(stat: &str, parent: Pid, session: Pid) -> bool {
-    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
-    let fields: Vec<&str> = rest.split_ascii_whitespace().take(4).collect();
-    let is = |field: &str, pid: Pid| field.parse() == Ok(pid.as_raw());
-    match fields.as_slice() {
-        ["Z", its_parent, _, its_session] => is(its_parent, parent) && !is(its_session, session),
-        _ => false,
-    }
+/// Whether that is a zombie, of this parent and of another session.
+fn is_dead_orphan(stat: Stat, parent: Pid, session: Pid) -> bool {
+    stat.state == 'Z' && stat.parent == parent.as_raw() && stat.session != session.as_raw()
 }
 
 #[cfg(test)]
@@ -79,12 +70,13 @@ mod tests {
 
     #[test]
     fn only_dead_orphans_are_reaped() {
-        let (own, session) = (Pid::from_raw(10), Pid::from_raw(7));
-        let dead = |line: &str| is_dead_orphan(line, own, session);
-        assert!(dead("42 (qemu) system) Z 10 42 42 0 -1"), "a daemon that this process inherited");
-        assert!(!dead("42 (qemu) S 10 42 42 0 -1"), "it still runs");
-        assert!(!dead("42 (virsh) Z 10 42 7 0 -1"), "a child that somebody waits for");
-        assert!(!dead("42 (qemu) Z 11 42 42 0 -1"), "the child of another process");
-        assert!(!dead(""));
+        let dead = |state, parent, its_session| {
+            let stat = Stat { state, parent, session: its_session, started: 0 };
+            is_dead_orphan(stat, Pid::from_raw(10), Pid::from_raw(7))
+        };
+        assert!(dead('Z', 10, 42), "a daemon that this process inherited");
+        assert!(!dead('S', 10, 42), "it still runs");
+        assert!(!dead('Z', 10, 7), "a child that somebody waits for");
+        assert!(!dead('Z', 11, 42), "the child of another process");
     }
 }
