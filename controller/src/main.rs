@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod cluster;
+mod delay;
 mod fault;
 mod https;
 mod metrics;

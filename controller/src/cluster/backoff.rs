@@ -6,6 +6,8 @@ use std::time::Duration;
 use rand::Rng as _;
 use tokio::time::Instant;
 
+use crate::delay::doubled;
+
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -25,9 +27,8 @@ impl Backoff {
     /// An attempt failed: the next is due after a time that doubles with each failure, half of it by chance.
     pub fn failed(&mut self, uid: &str, now: Instant) {
         let entry = self.entries.entry(uid.to_owned()).or_insert(Entry { failures: 0, due: now });
-        let ceiling = FIRST.saturating_mul(1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX)).min(LONGEST);
-        entry.failures = entry.failures.saturating_add(1).min(20);
-        entry.due = now + ceiling.mul_f64(rand::rng().random_range(0.5..=1.0));
+        entry.failures = entry.failures.saturating_add(1);
+        entry.due = now + doubled(FIRST, entry.failures, LONGEST).mul_f64(rand::rng().random_range(0.5..=1.0));
     }
 
     /// An attempt succeeded, or the object is gone.

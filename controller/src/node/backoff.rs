@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
+use crate::delay::doubled;
+
 /// The longest first delay.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest delay.
@@ -69,7 +71,7 @@ impl<F: Clone> Backoff<F> {
 
 /// The longest delay after that many failures.
 fn ceiling(attempts: u32) -> Duration {
-    FIRST.saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1).min(16))).min(LONGEST)
+    doubled(FIRST, attempts, LONGEST)
 }
 
 /// Full jitter would allow none at all; a tenth of the ceiling is always waited.

@@ -33,6 +33,7 @@ use super::observe::{Facts, Observed};
 use super::retries;
 use super::seed::Seed;
 use super::volume_xml::{Backing, Volume};
+use crate::delay::doubled;
 
 mod grow;
 
@@ -169,7 +170,7 @@ pub fn restart_due(policy: RestartPolicy, metadata: &Metadata) -> Option<Timesta
     };
     let delay = match nth {
         0 => Duration::ZERO,
-        nth => FIRST_RESTART.saturating_mul(2_u32.saturating_pow((nth - 1).min(16))).min(LAST_RESTART),
+        nth => doubled(FIRST_RESTART, nth, LAST_RESTART),
     };
     let halted_at = from_millis(metadata.crashed_at.unwrap_or_default());
     Some(halted_at.saturating_add(delay).unwrap_or(halted_at))

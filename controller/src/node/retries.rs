@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::delay::doubled;
+
 /// The delay after the first attempt; it doubles with each that follows.
 const FIRST: Duration = Duration::from_secs(2);
 /// The longest delay.
@@ -26,8 +28,7 @@ pub struct Tried {
 /// When the next attempt is due.
 pub fn due(tried: Option<Tried>, now: Timestamp) -> Timestamp {
     let Some(tried) = tried.filter(|tried| is_recent(tried, now)) else { return now };
-    let delay = FIRST.saturating_mul(2_u32.saturating_pow(tried.times.saturating_sub(1).min(16))).min(LONGEST);
-    tried.at.saturating_add(delay).unwrap_or(Timestamp::MAX)
+    tried.at.saturating_add(doubled(FIRST, tried.times, LONGEST)).unwrap_or(Timestamp::MAX)
 }
 
 fn is_recent(tried: &Tried, now: Timestamp) -> bool {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::hypervisor::{Class, HvError};
+use crate::delay::doubled;
 
 /// Delays after a download that broke off: the first and the longest.
 const SOON: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -71,7 +72,7 @@ impl Failure {
             Reason::DownloadFailed | Reason::PoolFull | Reason::PoolUnavailable => SOON,
             Reason::SourceRefused | Reason::ChecksumMismatch | Reason::Invalid => LATE,
         };
-        first.saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1).min(16))).min(longest)
+        doubled(first, attempts, longest)
     }
 
     /// What a user can do about it.
