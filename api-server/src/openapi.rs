@@ -100,7 +100,7 @@ fn add(operation: &mut Operation, code: &str, description: &str) {
     operation.responses.responses.insert(code.to_owned(), error(description).into());
 }
 
-fn error(description: &str) -> Response {
+pub fn error(description: &str) -> Response {
     let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
     ResponseBuilder::new().description(description).content("application/json", body).build()
 }

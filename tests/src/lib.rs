@@ -5,6 +5,7 @@ pub mod feed;
 pub mod files;
 pub mod helm;
 pub mod metrics;
+pub mod mounts;
 pub mod picture;
 pub mod rest;
 pub mod rfb;

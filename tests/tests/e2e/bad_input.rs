@@ -8,6 +8,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Host, Image, Phase};
 use kvmoor_tests::events::until_warned;
+use kvmoor_tests::mounts;
 use kvmoor_tests::vm::{SOON, TestVm, blank, with};
 use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
@@ -125,15 +126,14 @@ pub async fn the_pool_is_full(shared: &Shared) -> Result<()> {
     let host = shared.cluster.host(0)?;
     let running = TestVm::create(&shared.cluster, &namespace, "before", blank()).await?;
     running.until_phase(Phase::Running).await?;
-    let pool = host.pool_dir().context("a private host has a pool directory")?;
     let before = host.virsh().volumes("default").await?;
     // The pool's file system is the machine's own, so a full one is put in its place.
-    let full = FullPool::mount(shared, &pool).await?;
+    let full = FullPool::mount(shared).await?;
     let vm = TestVm::create(&shared.cluster, &namespace, "unlucky", blank()).await?;
     let message = vm.until_condition(types::PROVISIONED, "False", "PoolFull").await?;
     ensure!(message.contains("pool"), "it says where: {message}");
     ensure!(vm.domains().await?.is_empty(), "no domain");
-    full.unmount(shared).await?;
+    full.unmount().await?;
     host.virsh().run(&["pool-refresh", "default"]).await?;
     // There is room again: it starts by itself, by the retry of its back-off.
     vm.until("is Running", Duration::from_secs(60), |vm| kvmoor_tests::vm::in_phase(vm, Phase::Running)).await?;
@@ -151,9 +151,8 @@ struct FullPool {
 }
 
 impl FullPool {
-    async fn mount(shared: &Shared, pool: &std::path::Path) -> Result<Self> {
+    async fn mount(shared: &Shared) -> Result<Self> {
         let pid = shared.cluster.host(0)?.libvirtd()?.pid().context("libvirtd runs")?;
-        let _ = pool;
         let target = "/var/lib/libvirt/images".to_owned();
         let full = Self { pid, target };
         full.enter(&["mount", "-t", "tmpfs", "-o", "size=64k", "full", &full.target]).await?;
@@ -163,17 +162,11 @@ impl FullPool {
         Ok(full)
     }
 
-    async fn unmount(&self, _: &Shared) -> Result<()> {
+    async fn unmount(&self) -> Result<()> {
         self.enter(&["umount", &self.target]).await
     }
 
     async fn enter(&self, command: &[&str]) -> Result<()> {
-        let output = tokio::process::Command::new("nsenter")
-            .args(["--target", &self.pid.to_string(), "--mount", "--"])
-            .args(command)
-            .output()
-            .await?;
-        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        mounts::enter(self.pid, command).await
     }
 }

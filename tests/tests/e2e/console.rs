@@ -219,23 +219,25 @@ pub async fn a_display_over_a_websocket(shared: &Shared) -> Result<()> {
     shared.drop_namespace(&namespace).await
 }
 
-pub fn descriptors(pid: i32) -> Result<usize> {
+fn descriptors(pid: i32) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-pub async fn consoles_leave_no_descriptor_behind(shared: &Shared) -> Result<()> {
-    let namespace = shared.namespace("reconnects").await?;
-    let vm = TestVm::create(&shared.cluster, &namespace, "reconnects", blank()).await?;
-    vm.until_phase(Phase::Running).await?;
-    let path = vnc(number(&vm).await?, shared.admin.token().context("a session")?);
+/// Opens a console of a virtual machine a hundred times and uses it by `talk`, and checks that
+/// neither the API server nor the node controller keeps a descriptor of it.
+pub async fn no_descriptor_stays(
+    shared: &Shared,
+    path: &str,
+    talk: impl AsyncFn(&mut Viewer) -> Result<()>,
+) -> Result<()> {
     let pids = [shared.cluster.api_server()?.pid(), shared.cluster.node_controller(0)?.pid()];
     let pids: Vec<i32> = pids.into_iter().collect::<Option<_>>().context("both run")?;
-    view(shared, &path).await?.close().await?;
+    view(shared, path).await?.close().await?;
     let count = || pids.iter().map(|pid| descriptors(*pid)).collect::<Result<Vec<_>>>();
     let before = count()?;
     for round in 0..100 {
-        let mut viewer = view(shared, &path).await.with_context(|| format!("round {round}"))?;
-        viewer.start(true).await?;
+        let mut viewer = view(shared, path).await.with_context(|| format!("round {round}"))?;
+        talk(&mut viewer).await?;
         // Every other one just goes away.
         if round % 2 == 0 {
             viewer.close().await?;
@@ -243,7 +245,15 @@ pub async fn consoles_leave_no_descriptor_behind(shared: &Shared) -> Result<()> 
     }
     // Each process opens a few for its own work now and then.
     let few = |now: &Vec<usize>| now.iter().zip(&before).all(|(now, before)| *now <= before + 4);
-    wait::until(&format!("as many descriptors as before, {before:?}"), SOON, || async { count() }, few).await?;
+    wait::until(&format!("as many descriptors as before, {before:?}"), SOON, || async { count() }, few).await.map(drop)
+}
+
+pub async fn consoles_leave_no_descriptor_behind(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("reconnects").await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "reconnects", blank()).await?;
+    vm.until_phase(Phase::Running).await?;
+    let path = vnc(number(&vm).await?, shared.admin.token().context("a session")?);
+    no_descriptor_stays(shared, &path, async |viewer| viewer.start(true).await.map(drop)).await?;
     vm.remove().await?;
     shared.drop_namespace(&namespace).await
 }

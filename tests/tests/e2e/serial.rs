@@ -10,7 +10,7 @@ use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::console::{descriptors, number, refused, remove_user, view};
+use crate::console::{no_descriptor_stays, number, refused, remove_user, view};
 use crate::shared::Shared;
 
 fn serial(id: i64, token: &str) -> String {
@@ -128,22 +128,7 @@ pub async fn reconnects_leave_no_descriptor_behind(shared: &Shared) -> Result<()
     let vm = TestVm::create(&shared.cluster, &namespace, "reopened", blank()).await?;
     vm.until_phase(Phase::Running).await?;
     let path = path(shared, number(&vm).await?)?;
-    let pids = [shared.cluster.api_server()?.pid(), shared.cluster.node_controller(0)?.pid()];
-    let pids: Vec<i32> = pids.into_iter().collect::<Option<_>>().context("both run")?;
-    view(shared, &path).await?.close().await?;
-    let count = || pids.iter().map(|pid| descriptors(*pid)).collect::<Result<Vec<_>>>();
-    let before = count()?;
-    for round in 0..100 {
-        let mut viewer = view(shared, &path).await.with_context(|| format!("round {round}"))?;
-        viewer.write(b"x").await?;
-        // Every other one just goes away.
-        if round % 2 == 0 {
-            viewer.close().await?;
-        }
-    }
-    // Each process opens a few for its own work now and then.
-    let few = |now: &Vec<usize>| now.iter().zip(&before).all(|(now, before)| *now <= before + 4);
-    wait::until(&format!("as many descriptors as before, {before:?}"), SOON, || async { count() }, few).await?;
+    no_descriptor_stays(shared, &path, async |viewer| viewer.write(b"x").await).await?;
     vm.remove().await?;
     shared.drop_namespace(&namespace).await
 }

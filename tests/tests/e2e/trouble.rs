@@ -9,6 +9,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kvmoor_crds::conditions::{self, types};
 use kvmoor_crds::{Phase, VirtualMachine};
+use kvmoor_tests::mounts;
 use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, in_phase, tiny, with};
 use kvmoor_tests::wait;
 use nix::sys::signal::{Signal, kill};
@@ -133,12 +134,6 @@ impl<'a> SmallPool<'a> {
     }
 
     async fn enter(&self, command: &[&str]) -> Result<()> {
-        let output = tokio::process::Command::new("nsenter")
-            .args(["--target", &self.pid.to_string(), "--mount", "--"])
-            .args(command)
-            .output()
-            .await?;
-        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        mounts::enter(self.pid, command).await
     }
 }

@@ -4,5 +4,3 @@ mod console;
 pub mod serial;
 pub mod vm_status;
 pub mod vnc;
-
-use console::console;

@@ -5,11 +5,10 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
 
-use super::console;
-use super::vnc::ConsoleParams;
+use super::console::{Console, ConsoleParams, console};
 use crate::app::AppState;
 use crate::console::Kind;
-use crate::error::{ApiError, ErrorBody};
+use crate::error::ApiError;
 use crate::extract::Params;
 use crate::socket::Opening;
 
@@ -26,13 +25,7 @@ use crate::socket::Opening;
     tag = "vms",
     security(("ticket" = []), ("token" = []), ("bearer" = [])),
     params(ConsoleParams),
-    responses(
-        (status = 101, description = "From here on, binary messages"),
-        (status = 403, description = "The page's origin may not connect", body = ErrorBody),
-        (status = 404, description = "Not there, or somebody else's", body = ErrorBody),
-        (status = 409, description = "The virtual machine is off", body = ErrorBody),
-        (status = 429, description = "Too many connections of this user, or consoles of this VM, are open", body = ErrorBody),
-    )
+    responses(Console)
 )]
 pub async fn open_serial_console(
     State(app): State<AppState>,

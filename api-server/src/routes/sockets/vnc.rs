@@ -4,24 +4,13 @@ use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
-use super::console;
+use super::console::{Console, ConsoleParams, console};
 use crate::app::AppState;
 use crate::console::Kind;
-use crate::error::{ApiError, ErrorBody};
+use crate::error::ApiError;
 use crate::extract::Params;
 use crate::socket::Opening;
-
-/// Which virtual machine's.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct ConsoleParams {
-    /// Number of a virtual machine.
-    #[param(value_type = i64, minimum = 1)]
-    pub id: String,
-}
 
 /// Open the display of a virtual machine, over a WebSocket
 ///
@@ -36,13 +25,7 @@ pub struct ConsoleParams {
     tag = "vms",
     security(("ticket" = []), ("token" = []), ("bearer" = [])),
     params(ConsoleParams),
-    responses(
-        (status = 101, description = "From here on, binary messages"),
-        (status = 403, description = "The page's origin may not connect", body = ErrorBody),
-        (status = 404, description = "Not there, or somebody else's", body = ErrorBody),
-        (status = 409, description = "The virtual machine is off", body = ErrorBody),
-        (status = 429, description = "Too many connections of this user, or consoles of this VM, are open", body = ErrorBody),
-    )
+    responses(Console)
 )]
 pub async fn open_console(
     State(app): State<AppState>,
