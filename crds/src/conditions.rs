@@ -40,6 +40,8 @@ pub mod reasons {
     pub const WITHIN_QUOTA: &str = "WithinQuota";
     /// Over quota; the message has the numbers.
     pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+    /// The host has no room for the growth; the message has the numbers.
+    pub const HOST_FULL: &str = "HostFull";
     /// A host was chosen.
     pub const PLACED: &str = "Placed";
     /// No host fits; the message says why each does not.

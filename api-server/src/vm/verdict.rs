@@ -36,8 +36,11 @@ impl Verdict {
 
 /// The answer to a refusal.
 pub fn refusal(reason: &str, message: String) -> ApiError {
-    if reason != reasons::QUOTA_EXCEEDED {
-        return ApiError::Invalid(message);
+    match reason {
+        reasons::QUOTA_EXCEEDED => {}
+        // The same request is right at another time.
+        reasons::HOST_FULL => return ApiError::Conflict(message),
+        _ => return ApiError::Invalid(message),
     }
     let said = message.get(.."quota exceeded".len()).is_some_and(|start| start.eq_ignore_ascii_case("quota exceeded"));
     ApiError::OverQuota(if said { message } else { format!("quota exceeded: {message}") })
@@ -74,5 +77,6 @@ mod tests {
         assert_eq!(refusal("QuotaExceeded", "11 of 10 VMs".into()).to_string(), "quota exceeded: 11 of 10 VMs");
         assert_eq!(refusal("QuotaExceeded", "Quota exceeded: 1".into()).to_string(), "Quota exceeded: 1");
         assert!(matches!(refusal("InvalidSpec", "x".into()), ApiError::Invalid(_)));
+        assert!(matches!(refusal("HostFull", "x".into()), ApiError::Conflict(_)));
     }
 }

@@ -240,13 +240,16 @@ pub async fn quota(shared: &Shared) -> Result<()> {
     ensure!(answer["message"] == "quota exceeded: snapshots 1 used + 1 requested > 1 allowed", "{answer}");
     ensure!(shared.admin.get(&path).await? == json!([first]), "what is refused is not listed");
 
-    // Who writes the object is refused at once, or else it waits, and is taken when there is room.
-    let refused = TestSnapshot::create(shared, &namespace, "refused", "machine").await.err().context("refused")?;
-    ensure!(format!("{refused:#}").contains("snapshots 1 used + 1 requested > 1 allowed"), "{refused:#}");
+    // Who writes the object is refused at once, or else it waits, and is taken when there is room. The policy that refuses
+    // sees a change a moment after it was written.
+    let attempt = || async { Ok(TestSnapshot::try_out(shared, &namespace, "machine").await?.err()) };
+    let refusal = wait::until("refused at once", SOON, attempt, Option::is_some).await?.context("just seen")?;
+    ensure!(refusal.contains("snapshots 1 used + 1 requested > 1 allowed"), "{refusal}");
     let controller = shared.cluster.cluster_controller()?;
     let room = Patch::Merge(json!({ "spec": { "maxSnapshots": 2 } }));
     quotas.patch(names::QUOTA_NAME, &PatchParams::default(), &room).await?;
     controller.stop(SOON).await;
+    wait::until("taken again", SOON, attempt, Option::is_none).await?;
     let waiting = TestSnapshot::create(shared, &namespace, "waiting", "machine").await?;
     let less = Patch::Merge(json!({ "spec": { "maxSnapshots": 1 } }));
     quotas.patch(names::QUOTA_NAME, &PatchParams::default(), &less).await?;
@@ -269,12 +272,19 @@ pub struct TestSnapshot {
 impl TestSnapshot {
     pub async fn create(shared: &Shared, namespace: &str, name: &str, vm: &str) -> Result<Self> {
         let api: Api<VirtualMachineSnapshot> = Api::namespaced(shared.cluster.client().await?, namespace);
-        let object = json!({
-            "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachineSnapshot", "metadata": { "name": name },
-            "spec": { "vmName": vm },
-        });
-        let made = api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        let made = api.create(&PostParams::default(), &snapshot_of(name, vm)?).await?;
         Ok(Self { api, name: name.to_owned(), uid: made.metadata.uid.context("a UID")? })
+    }
+
+    /// What the policies say of a snapshot that is not made: whether it would be, or why not.
+    async fn try_out(shared: &Shared, namespace: &str, vm: &str) -> Result<Result<(), String>> {
+        let api: Api<VirtualMachineSnapshot> = Api::namespaced(shared.cluster.client().await?, namespace);
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        match api.create(&dry, &snapshot_of("tried-out", vm)?).await {
+            Ok(_) => Ok(Ok(())),
+            Err(kube::Error::Api(refusal)) => Ok(Err(refusal.message.clone())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn libvirt_name(&self) -> String {
@@ -313,6 +323,14 @@ impl TestSnapshot {
         wait::until(&format!("snapshot {} is gone", self.name), SOON, || self.is_gone(), |gone| *gone).await?;
         Ok(())
     }
+}
+
+fn snapshot_of(name: &str, vm: &str) -> Result<VirtualMachineSnapshot> {
+    let object = json!({
+        "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachineSnapshot", "metadata": { "name": name },
+        "spec": { "vmName": vm },
+    });
+    Ok(serde_json::from_value(object)?)
 }
 
 /// A restore made through the Kubernetes API.

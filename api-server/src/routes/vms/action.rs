@@ -153,7 +153,7 @@ impl ActionBody {
     responses(
         (status = 200, description = "The action is under way", body = ActionAnswer),
         OverQuota,
-        (status = 409, description = "The virtual machine is in no state for it", body = ErrorBody),
+        (status = 409, description = "The virtual machine is in no state for it, or its host has no room to grow", body = ErrorBody),
     )
 )]
 pub async fn act_on_vm(

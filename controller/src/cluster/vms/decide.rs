@@ -16,9 +16,6 @@ use super::status::{self, Change, Desired, Voice};
 use super::view::Vm;
 use crate::cluster::resources::{Resources, Usage};
 
-/// Reason of `Admitted`: the quota has room for the growth, the host has not.
-const HOST_FULL: &str = "HostFull";
-
 /// Who made a virtual machine that is refused for good has this long to delete it; then it is done here.
 const TAKEN_BACK: SignedDuration = SignedDuration::from_secs(20);
 
@@ -230,7 +227,7 @@ impl Ledger<'_, '_> {
             return refuse(reasons::QUOTA_EXCEEDED, excess);
         }
         if let Err(lack) = self.fits_host(row, requested) {
-            return refuse(HOST_FULL, lack);
+            return refuse(reasons::HOST_FULL, lack);
         }
         // What shrinks is free for others only when that is written.
         let charged = charge.unwrap_or_default().at_most(requested);

@@ -260,7 +260,8 @@ fn growth_is_judged_and_refused_growth_keeps_what_it_had() {
     full.hosts = vec![host("n1", 6)];
     let (decisions, _) = decide(full);
     let admission = desired(of(&decisions, "a")).admission.clone().unwrap();
-    assert_eq!((admission.reason, admission.message.as_str()), (HOST_FULL, "host n1 has 2 CPUs free of 4 more needed"));
+    let said = (admission.reason, admission.message.as_str());
+    assert_eq!(said, (reasons::HOST_FULL, "host n1 has 2 CPUs free of 4 more needed"));
 }
 
 #[test]
