@@ -54,7 +54,10 @@ pub async fn the_api_server_before_a_refusal(shared: &Shared) -> Result<()> {
     shared.cluster.wait_ready().await?;
     set(5).await?;
     // Room is no reason to start it now, until it goes.
-    let never_admitted = || async { Ok(list().await?.is_empty() || is_refused(&list().await?)) };
+    let never_admitted = || async {
+        let vms = list().await?;
+        Ok(vms.is_empty() || is_refused(&vms))
+    };
     wait::always("it stays refused", Duration::from_secs(3), never_admitted).await?;
     wait::until("it is gone", LEFT_BEHIND, list, Vec::is_empty).await?;
     ensure!(user.get("/api/vms").await? == json!([]), "and over REST too");
