@@ -56,6 +56,7 @@ test: setup ## formatting, lints, and all tests; beside `make run` if need be
 	cargo build --workspace $(faults)
 	dev/setup-browser
 	dev/setup-schemathesis
+	$(sudo) $(target)/debug/kvmoor-dev debian
 	$(if $(sudo),$(target)/debug/kvmoor-dev fetch --tests)
 	$(runner) cargo test --workspace $(faults)
 

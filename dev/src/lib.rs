@@ -8,6 +8,7 @@ mod components;
 pub mod container_images;
 pub mod control_plane;
 pub mod deadline;
+pub mod debian_image;
 mod files;
 pub mod guest_image;
 mod image;

@@ -1,6 +1,7 @@
 //! The command `kvmoor-dev`, which `make run` calls: a cluster to try Kvmoor on, until Ctrl-C.
 
 mod cluster;
+mod debian;
 mod down;
 mod fetch;
 mod first_vm;
@@ -41,6 +42,8 @@ enum Command {
     Cluster(cluster::Command),
     /// Fetches or builds what `up` needs and the network gives, without root.
     Fetch(fetch::Args),
+    /// Makes the Debian that the tests boot, with root's rights.
+    Debian,
 }
 
 /// Does what the command line asks for.
@@ -66,6 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
             Command::Cluster(command) => cluster::run(place.dir(), command).await,
             Command::Down(down) => down::down(&place, down).await,
             Command::Fetch(args) => fetch::fetch(args).await,
+            Command::Debian => debian::make().await,
         }
     })
 }

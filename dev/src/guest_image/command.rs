@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(900);
 /// # Errors
 ///
 /// When the program is missing, fails (the error holds what it wrote to its standard error) or exceeds the deadline.
-pub(super) async fn run<S: AsRef<OsStr>>(
+pub(crate) async fn run<S: AsRef<OsStr>>(
     program: impl AsRef<Path>,
     args: &[S],
     directory: &Path,
@@ -37,7 +37,7 @@ pub(super) async fn run<S: AsRef<OsStr>>(
 /// # Errors
 ///
 /// When the program is missing or exceeds the deadline.
-pub(super) async fn output<S: AsRef<OsStr>>(
+pub(crate) async fn output<S: AsRef<OsStr>>(
     program: impl AsRef<Path>,
     args: &[S],
     directory: &Path,

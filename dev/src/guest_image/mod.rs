@@ -22,22 +22,24 @@
 //! Kernel and busybox are the distribution's, unpacked from their packages and never installed: building the image
 //! changes nothing on the machine, and needs neither root nor a loop device.
 
-mod command;
+pub(crate) mod command;
 mod cpio;
 mod disk;
 mod efi;
 mod initramfs;
 mod kernel;
 mod modules;
-mod packages;
+pub(crate) mod packages;
+pub(crate) mod workshop;
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
+use workshop::{lock, remove_tree};
 
 /// The Debian and Ubuntu packages whose programs build the image.
 pub const PACKAGES: &[&str] = &["gzip", "mtools", "qemu-utils", "syslinux", "xz-utils", "zstd"];
@@ -99,23 +101,4 @@ fn recipe() -> String {
         }
     }
     hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Waits for the exclusive lock on `path`, which lasts as long as the returned file.
-async fn lock(path: PathBuf) -> anyhow::Result<File> {
-    tokio::task::spawn_blocking(move || {
-        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(file)
-    })
-    .await?
-}
-
-fn remove_tree(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }

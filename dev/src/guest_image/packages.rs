@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::command;
 
 /// Downloads `packages` and unpacks them all into the new directory `root`.
-pub(super) async fn unpack(packages: &[String], root: &Path) -> anyhow::Result<()> {
+pub(crate) async fn unpack(packages: &[String], root: &Path) -> anyhow::Result<()> {
     let downloads = root.with_extension("download");
     for directory in [root, &downloads] {
         fs::create_dir(directory).with_context(|| format!("cannot create {}", directory.display()))?;

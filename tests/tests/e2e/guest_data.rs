@@ -19,15 +19,15 @@ use serde_json::{Value, json};
 use crate::shared::Shared;
 
 /// In all user data of these cases; it must be in no log and no custom resource.
-const SECRET: &str = "hush-5b1c-user-data";
+pub const SECRET: &str = "hush-5b1c-user-data";
 /// A virtual machine that waits for its Secret looks every 30 s at the latest.
-const SEEN: Duration = Duration::from_secs(90);
+pub const SEEN: Duration = Duration::from_secs(90);
 
-async fn secrets(shared: &Shared, namespace: &str) -> Result<Api<Secret>> {
+pub async fn secrets(shared: &Shared, namespace: &str) -> Result<Api<Secret>> {
     Ok(Api::namespaced(shared.cluster.client().await?, namespace))
 }
 
-fn secret(name: &str, data: Value) -> Result<Secret> {
+pub fn secret(name: &str, data: Value) -> Result<Secret> {
     Ok(serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": data,
     }))?)

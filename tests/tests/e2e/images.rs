@@ -29,19 +29,19 @@ fn tiny_file(shared: &Shared, more: usize) -> Result<Arc<Vec<u8>>> {
     Ok(Arc::new(bytes))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An Image in the Kubernetes API.
-struct TestImage {
+pub struct TestImage {
     api: Api<Image>,
-    name: String,
+    pub name: String,
     sha256: String,
 }
 
 impl TestImage {
-    async fn create(shared: &Shared, name: &str, url: &str, sha256: &str, format: &str) -> Result<Self> {
+    pub async fn create(shared: &Shared, name: &str, url: &str, sha256: &str, format: &str) -> Result<Self> {
         let api: Api<Image> = Api::all(shared.cluster.client().await?);
         let image = json!({
             "apiVersion": "kvmoor.dev/v1alpha1", "kind": "Image", "metadata": { "name": name },
@@ -80,7 +80,7 @@ impl TestImage {
         wait::until(&what, SOON, || self.volumes(shared), BTreeSet::is_empty).await.map(drop)
     }
 
-    async fn delete(&self) -> Result<()> {
+    pub async fn delete(&self) -> Result<()> {
         self.api.delete(&self.name, &DeleteParams::default()).await?;
         Ok(())
     }
@@ -95,7 +95,7 @@ async fn host_says(shared: &Shared, image: &str) -> Result<(bool, Option<String>
 }
 
 /// Starts the node controller anew with that in its environment.
-async fn restart_with(shared: &Shared, name: &str, value: &str) -> Result<()> {
+pub async fn restart_with(shared: &Shared, name: &str, value: &str) -> Result<()> {
     let process = shared.cluster.node_controller(0)?;
     process.kill().await;
     process.set_env(name, Some(value));

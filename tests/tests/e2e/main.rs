@@ -9,6 +9,7 @@ mod conformance;
 mod console;
 mod crash;
 mod crash_cluster;
+mod debian;
 mod feed;
 mod firmware;
 mod guest_data;
@@ -98,6 +99,7 @@ fn main() -> anyhow::Result<()> {
         guest_data::over_rest,
         guest_data::only_its_own_host_is_told,
         guest_data::the_cluster_controller_is_away,
+        debian::cloud_init_follows_the_seed,
         networks::tenants_do_not_reach_each_other,
         networks::a_guest_that_pretends_is_not_heard,
         networks::only_bridges_that_are_allowed,

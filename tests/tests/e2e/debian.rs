@@ -1,0 +1,75 @@
+//! cloud-init itself, in a real Debian from an image that was imported: what it makes of the seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::api::PostParams;
+use kvmoor_crds::{Phase, names};
+use kvmoor_dev::{binaries, debian_image};
+use kvmoor_tests::files::{Files, Serve};
+use kvmoor_tests::vm::{TestVm, in_phase};
+use kvmoor_tests::wait;
+use serde_json::json;
+
+use crate::guest_data::{SECRET, SEEN, secret, secrets};
+use crate::images::{TestImage, restart_with, sha256};
+use crate::shared::Shared;
+
+/// A Debian in software on a loaded machine has booted by then.
+const BOOT: Duration = Duration::from_secs(400);
+const LARGEST: &str = "KVMOOR_LARGEST_IMAGE";
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKyAKw27lhVRRYMIZtmHeBqJDPmSp5Fwvn3BBVy0ZzQO somebody";
+
+pub async fn cloud_init_follows_the_seed(shared: &Shared) -> Result<()> {
+    // The other cases are about what is too large.
+    restart_with(shared, LARGEST, "4Gi").await?;
+    let outcome = follow(shared).await;
+    restart_with(shared, LARGEST, "64Mi").await?;
+    outcome
+}
+
+async fn follow(shared: &Shared) -> Result<()> {
+    let file = debian_image::ensure(&binaries::cache_dir()?).await?;
+    let bytes = Arc::new(tokio::fs::read(&file).await.with_context(|| file.display().to_string())?);
+    let files = Files::start().await?;
+    let url = files.serve("/debian.qcow2", Serve::File(bytes.clone()));
+    let image = TestImage::create(shared, "debian", &url, &sha256(&bytes), "qcow2").await?;
+    drop(bytes);
+
+    let namespace = shared.namespace("debian").await?;
+    let user_data = format!(
+        "#cloud-config\n# {SECRET}\nusers: [default, {{ name: kim, groups: [sudo] }}]\nruncmd:\n- mkdir -p /run/www\n- cd \
+         /run/www && id kim > kim && cat /home/debian/.ssh/authorized_keys > keys && df --output=size -m / > size\n- cd \
+         /run/www && cp /var/lib/cloud/data/instance-id instance && cat /etc/network/interfaces.d/* > net && hostname > name\n\
+         - cd /run/www && nohup python3 -m http.server 80 > /dev/null 2>&1 &\n"
+    );
+    let spec = json!({
+        "cpu": 2, "memory": "512Mi", "osType": image.name, "disk": { "size": "3Gi" }, "terminationGracePeriodSeconds": 1,
+        "cloudInit": {
+            "sshAuthorizedKeys": [KEY],
+            "userDataSecretRef": { "name": "boot" },
+            "networkDataSecretRef": { "name": "boot" },
+        },
+    });
+    let vm = TestVm::create(&shared.cluster, &namespace, "debbie", spec).await?;
+    let network = format!(
+        "version: 2\nethernets:\n  lan0:\n    match: {{ macaddress: '{}' }}\n    set-name: lan0\n    dhcp4: true\n",
+        names::mac_address(vm.uid(), "default")
+    );
+    let data = secret("boot", json!({ "user-data": user_data, "network-config": network }))?;
+    secrets(shared, &namespace).await?.create(&PostParams::default(), &data).await?;
+    vm.until("is Running", SEEN, |vm| in_phase(vm, Phase::Running)).await?;
+    let name = wait::until("cloud-init is done", BOOT, || vm.http("/name"), |_| true).await?;
+    ensure!(name == "debbie", "the guest's host name: {name}");
+    ensure!(vm.http("/keys").await?.contains(KEY), "the default user has the key");
+    ensure!(vm.http("/kim").await?.contains("(kim)"), "the user of the user data is there");
+    ensure!(vm.http("/instance").await? == vm.uid(), "the instance id is the UID");
+    ensure!(vm.http("/net").await?.contains("lan0"), "the network data was heeded");
+    let size = vm.http("/size").await?;
+    let mebibytes: u64 = size.lines().last().unwrap_or_default().trim().parse().with_context(|| size.clone())?;
+    ensure!(mebibytes > 2500, "the root file system has grown to the disk: {mebibytes} MiB");
+    vm.remove().await?;
+    image.delete().await?;
+    shared.drop_namespace(&namespace).await
+}
