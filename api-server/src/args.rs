@@ -13,6 +13,9 @@ pub struct Args {
     /// Address to listen on.
     #[arg(long, env = "KVMOOR_LISTEN", default_value = "0.0.0.0:18443")]
     pub listen: SocketAddr,
+    /// The certificate, if any.
+    #[command(flatten)]
+    pub tls: crate::tls::Files,
     /// Namespace of this installation: its Secrets and the default quota.
     #[arg(long, env = "KVMOOR_SYSTEM_NAMESPACE", default_value = "kvmoor-system")]
     pub system_namespace: String,

@@ -22,6 +22,7 @@ mod server;
 mod snapshot;
 mod socket;
 mod store;
+mod tls;
 mod user;
 mod vm;
 
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, Settings};
 use crate::args::Args;
 use crate::store::Stores;
+use crate::tls::Certificate;
 
 /// How long work may go on whose requests are gone, when the server is to stop.
 const FINISH: Duration = Duration::from_secs(10);
@@ -46,6 +48,7 @@ const FINISH: Duration = Duration::from_secs(10);
 async fn main() -> anyhow::Result<()> {
     let Args {
         listen,
+        tls,
         system_namespace,
         max_connections,
         allowed_origins,
@@ -56,6 +59,7 @@ async fn main() -> anyhow::Result<()> {
     } = Args::parse();
     log_format.start()?;
     let mut telemetry = Telemetry::listen("api-server", metrics_address).await?;
+    let certificate = tls.load().await?;
     let client = telemetry.connect().await?;
     let settings = Settings { allowed_origins, trusted_proxies, max_sockets_per_user };
     let mut app = App::new(client, system_namespace, Stores::default())?;
@@ -67,8 +71,17 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(telemetry.serve(move || serving.ready().is_ok()));
     stop_on_signal(app.drain.clone(), app.stop.clone(), Duration::from_secs(drain_seconds.into()))?;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
-    server::serve(listener, router::router(app.clone())?, max_connections, app.stop.clone()).await;
+    let tls = certificate.clone().map(Certificate::acceptor).transpose()?;
+    if let Some(certificate) = certificate {
+        tokio::spawn(async move { certificate.keep_current().await });
+    }
+    tracing::info!(
+        address = %listener.local_addr()?,
+        tls = tls.is_some(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    server::serve(listener, tls, router::router(app.clone())?, max_connections, app.stop.clone()).await;
     app.tasks.close();
     if tokio::time::timeout(FINISH, app.tasks.wait()).await.is_err() {
         tracing::warn!("work was still going on when the time to stop was over");

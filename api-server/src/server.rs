@@ -1,4 +1,5 @@
-//! Serving, with limits that `axum::serve` has not: a time for the head of a request and a number of connections.
+//! Serving, with limits that `axum::serve` has not: a time for the head of a request and a number of connections; and
+//! with TLS or without.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,12 +12,16 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the head of a request may take to arrive, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(10);
 /// Most bytes of a request's head.
@@ -28,12 +33,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests may go on when the server is to stop.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Why a connection broke off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("no TLS handshake")]
+    Handshake(#[source] std::io::Error),
+    #[error("the TLS handshake took too long")]
+    Slow,
+    #[error("HTTP")]
+    Http(#[from] hyper::Error),
+}
+
 /// Serves until `stop`, at most `connections` connections at a time, and then lets requests end.
-pub async fn serve(listener: TcpListener, router: Router, connections: usize, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    connections: usize,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(connections));
     let open = TaskTracker::new();
     while let Some((stream, peer, slot)) = stop.run_until_cancelled(next(&listener, &slots)).await {
-        let connection = connection(stream, peer, router.clone(), stop.clone());
+        let connection = connection(stream, peer, tls.clone(), router.clone(), stop.clone());
         open.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, error = %crate::error::describe(&error), "a connection broke off");
@@ -70,9 +92,10 @@ async fn next(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Soc
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
     router: Router,
     stop: CancellationToken,
-) -> Result<(), hyper::Error> {
+) -> Result<(), Broken> {
     // Answers are small and somebody waits for them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot turn off Nagle's algorithm");
@@ -81,6 +104,18 @@ async fn connection(
     if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES) {
         tracing::debug!(%peer, %error, "cannot bound what waits in the kernel");
     }
+    let Some(tls) = tls else { return Ok(exchange(stream, peer, router, stop).await?) };
+    let stream = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await.map_err(|_| Broken::Slow)?;
+    Ok(exchange(stream.map_err(Broken::Handshake)?, peer, router, stop).await?)
+}
+
+/// Requests and answers.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<(), hyper::Error> {
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         request.map(Body::new)

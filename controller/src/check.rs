@@ -19,6 +19,9 @@ pub struct Args {
     /// Where the API is, such as http://kvmoor-api-server.kvmoor-system.svc.
     #[arg(long, env = "KVMOOR_CHECK_URL")]
     url: Uri,
+    /// Take any certificate: that of the API server is for the name by which people reach it, not for its Service's.
+    #[arg(long)]
+    any_certificate: bool,
     /// Name of an admin.
     #[arg(long, env = "KVMOOR_CHECK_USERNAME", default_value = "admin")]
     username: String,
@@ -32,8 +35,9 @@ pub struct Args {
 /// # Errors
 /// The first thing that is not as it should be, and what to do.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { url, username, password } = args;
-    let config = Config::new(url.clone());
+    let Args { url, any_certificate, username, password } = args;
+    let mut config = Config::new(url.clone());
+    config.accept_invalid_certs = any_certificate;
     let client = kvmoor_crds::client::from_config(config, kvmoor_crds::client::DEADLINE)?;
     wait_for_health(&client).await.with_context(|| format!("{url} does not answer as it should"))?;
     tracing::info!(%url, "the API server answers and reaches the Kubernetes API");

@@ -120,3 +120,8 @@ podAntiAffinity:
           {{- include "kvmoor.selector" . | nindent 10 }}
 {{- end -}}
 {{- end }}
+
+{{/* How the API server is spoken to. */}}
+{{- define "kvmoor.apiScheme" -}}
+{{ ternary "https" "http" (not (empty .Values.apiServer.tls.secretName)) }}
+{{- end }}

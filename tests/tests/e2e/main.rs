@@ -27,6 +27,7 @@ mod schemathesis;
 mod serial;
 mod shared;
 mod snapshots;
+mod tls;
 mod trouble;
 
 use std::future::Future;
@@ -111,6 +112,7 @@ fn main() -> anyhow::Result<()> {
         metrics::all_are_documented_and_none_is_missing,
         metrics::they_count_what_happens,
         metrics::probes,
+        tls::https_websockets_and_a_renewal,
         request_ids::every_line_of_a_request_has_its_id,
         outages::libvirtd_dies,
         outages::the_control_plane_dies,
