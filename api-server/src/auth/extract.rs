@@ -32,12 +32,13 @@ impl Authn {
     /// The user of a session token.
     pub async fn of_token(app: &App, token: &str) -> Result<Self, ApiError> {
         let claims = app.keys.verify(token).await?;
-        Self::of_session(app, &claims.sub, claims.epoch, claims.exp)
+        Self::of_session(app, &claims.sub, claims.epoch, claims.exp).await
     }
 
     /// The user of a session that was of that epoch and ends at `until`, in seconds since 1970.
-    pub fn of_session(app: &App, uid: &str, epoch: i64, until: i64) -> Result<Self, ApiError> {
-        let user = app.stores.users()?.read().by_uid(uid).cloned();
+    pub async fn of_session(app: &App, uid: &str, epoch: i64, until: i64) -> Result<Self, ApiError> {
+        // The session may be younger than what this replica has heard of its user.
+        let user = app.stores.users()?.expected(uid, |user| user.spec.session_epoch >= epoch).await;
         let user = user
             .filter(|user| Session::in_force(user, epoch))
             .ok_or(ApiError::Unauthorized("Invalid or expired token"))?;
@@ -113,7 +114,7 @@ impl FromRequestParts<AppState> for OwnedVm {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         let caller = Authn::from_request_parts(parts, app).await?;
         let id = path_id(parts, Noun::Vm).await?;
-        let vm = app.stores.vms()?.read().by_id(id).cloned();
+        let vm = app.stores.vms()?.numbered(id).await;
         let vm = vm.filter(|vm| caller.may_use(vm)).ok_or(ApiError::NotFound(Noun::Vm))?;
         Ok(Self { vm, id })
     }
@@ -134,7 +135,7 @@ impl FromRequestParts<AppState> for OwnedSnapshot {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         let caller = Authn::from_request_parts(parts, app).await?;
         let id = path_id(parts, Noun::Snapshot).await?;
-        let snapshot = app.stores.snapshots()?.read().by_id(id).cloned();
+        let snapshot = app.stores.snapshots()?.numbered(id).await;
         let snapshot = snapshot.ok_or(ApiError::NotFound(Noun::Snapshot))?;
         let vm = vm_of(&snapshot, &app.stores.vms()?.read()).cloned();
         if vm.is_some_and(|vm| caller.may_use(&vm)) {
@@ -160,14 +161,14 @@ impl FromRequestParts<AppState> for TargetUser {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         Admin::from_request_parts(parts, app).await?;
         let id = path_id(parts, Noun::User).await?;
-        Self::find(app, id)
+        Self::find(app, id).await
     }
 }
 
 impl TargetUser {
     /// The user with that number. The caller must have been an admin.
-    pub fn find(app: &AppState, id: i64) -> Result<Self, ApiError> {
-        let user = app.stores.users()?.read().by_id(id).cloned();
+    pub async fn find(app: &AppState, id: i64) -> Result<Self, ApiError> {
+        let user = app.stores.users()?.numbered(id).await;
         let user =
             user.filter(|user| user.metadata.deletion_timestamp.is_none()).ok_or(ApiError::NotFound(Noun::User))?;
         Ok(Self { user, id })

@@ -58,15 +58,15 @@ impl FromRequestParts<AppState> for Opening {
 impl Opening {
     async fn with_ticket(app: &App, ticket: &str) -> Result<Self, ApiError> {
         let ticket = app.keys.verify_ticket(ticket).await?;
-        let caller = Authn::of_session(app, &ticket.common.sub, ticket.common.epoch, ticket.until)?;
+        let caller = Authn::of_session(app, &ticket.common.sub, ticket.common.epoch, ticket.until).await?;
         Ok(Self { caller, ticket: Some(ticket) })
     }
 
     /// The virtual machine with that number, if it is there, the caller may use it, and a ticket is for it.
-    pub fn vm(&self, app: &App, id: &str) -> Result<Arc<VirtualMachine>, ApiError> {
+    pub async fn vm(&self, app: &App, id: &str) -> Result<Arc<VirtualMachine>, ApiError> {
         let digits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
         let id: i64 = id.parse().ok().filter(|_| digits).ok_or(ApiError::NotFound(Noun::Vm))?;
-        let vm = app.stores.vms()?.read().by_id(id).cloned();
+        let vm = app.stores.vms()?.numbered(id).await;
         let vm = vm.filter(|vm| self.caller.may_use(vm)).ok_or(ApiError::NotFound(Noun::Vm))?;
         self.check_ticket(vm.metadata.uid.as_deref().unwrap_or_default())?;
         Ok(vm)

@@ -11,6 +11,8 @@ use super::version::Version;
 /// How long an answer waits at most for the cache to have the request's own write. The write is done by then, so
 /// running out of it is no failure.
 const OWN_WRITE: Duration = Duration::from_secs(2);
+/// The same for what another replica has written, of which nobody here knows whether it is.
+const OTHERS_WRITE: Duration = Duration::from_secs(1);
 
 /// What the Kubernetes API told of a kind, in its order.
 #[derive(Debug, Clone)]
@@ -55,6 +57,27 @@ impl<K: Stored> Cache<K> {
             }
         };
         tokio::time::timeout(deadline, search).await.ok().flatten()
+    }
+
+    /// The object with that number. One that another replica may just have made is waited for a little: whoever made it
+    /// there has its number and may ask here.
+    pub async fn numbered(&self, id: i64) -> Option<Arc<K>> {
+        let probe = |objects: &Objects<K>| match objects.by_id(id) {
+            Some(object) => Some(Some(object.clone())),
+            None if objects.may_come(id) => None,
+            None => Some(None),
+        };
+        self.wait(OTHERS_WRITE, probe).await.flatten()
+    }
+
+    /// The object with that UID, as soon as it is one that `accept` takes: what is asked for was there, so it is waited
+    /// for a little. After that, whatever is there.
+    pub async fn expected(&self, uid: &str, accept: impl Fn(&K) -> bool) -> Option<Arc<K>> {
+        let probe = |objects: &Objects<K>| objects.by_uid(uid).filter(|object| accept(object)).cloned();
+        match self.wait(OTHERS_WRITE, probe).await {
+            Some(object) => Some(object),
+            None => self.read().by_uid(uid).cloned(),
+        }
     }
 
     /// Waits until the cache is at least as new as `written`, so that the caller's next request sees its own write.

@@ -5,6 +5,7 @@
 
 mod cache;
 mod follow;
+mod numbers;
 mod objects;
 mod version;
 

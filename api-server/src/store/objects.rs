@@ -8,6 +8,7 @@ use kube::{Resource, ResourceExt};
 use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine, VirtualMachineRestore, VirtualMachineSnapshot};
 use serde::de::DeserializeOwned;
 
+use super::numbers::Numbers;
 use super::version::Version;
 
 /// A kind that is kept in memory.
@@ -95,6 +96,7 @@ pub struct Objects<K> {
     by_uid: HashMap<String, Key>,
     by_tenant: HashMap<String, Key>,
     newest: Version,
+    numbers: Numbers,
     synced: bool,
 }
 
@@ -106,6 +108,7 @@ impl<K> Default for Objects<K> {
             by_uid: HashMap::new(),
             by_tenant: HashMap::new(),
             newest: Version::default(),
+            numbers: Numbers::default(),
             synced: false,
         }
     }
@@ -130,6 +133,11 @@ impl<K: Stored> Objects<K> {
     /// The object with that id.
     pub fn by_id(&self, id: i64) -> Option<&Arc<K>> {
         self.by_key.get(self.by_id.get(&id)?)
+    }
+
+    /// Whether an object with that id, which is not there, may be one that was not heard of yet.
+    pub fn may_come(&self, id: i64) -> bool {
+        self.numbers.may_come(id)
     }
 
     /// The object with that UID.
@@ -161,7 +169,9 @@ impl<K: Stored> Objects<K> {
     /// Takes a complete listing.
     pub(super) fn replace(&mut self, objects: Vec<K>) {
         let newest = std::mem::take(&mut self.newest);
-        *self = Self { newest, synced: true, ..Self::default() };
+        let mut numbers = std::mem::take(&mut self.numbers);
+        objects.iter().filter_map(K::id).for_each(|id| numbers.listed(id));
+        *self = Self { newest, numbers, synced: true, ..Self::default() };
         for object in objects {
             self.put(object);
         }
@@ -174,6 +184,7 @@ impl<K: Stored> Objects<K> {
         self.unindex(&key);
         self.newest = std::mem::take(&mut self.newest).max(Version::of(&object));
         if let Some(id) = object.id() {
+            self.numbers.seen(id);
             self.by_id.insert(id, key.clone());
         }
         if let Some(uid) = object.uid() {

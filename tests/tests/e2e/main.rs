@@ -21,6 +21,7 @@ mod networks;
 mod outages;
 mod quota;
 mod reference;
+mod replicas;
 mod request_ids;
 mod resize;
 mod schemathesis;
@@ -78,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         quota::the_cluster_controller_has_the_last_word,
         quota::a_lowered_quota_stops_nothing,
         quota::two_hundred_at_once_over_three_replicas,
+        replicas::what_one_has_made_the_other_knows,
         bad_input::names_that_bite,
         bad_input::no_host_fits,
         bad_input::no_image,

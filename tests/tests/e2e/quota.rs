@@ -238,7 +238,7 @@ pub async fn two_hundred_at_once_over_three_replicas(shared: &Shared) -> Result<
     for (server, url) in &replicas {
         server.start()?;
         let there = Rest::new(url)?.with_token(user.token().context("a token")?);
-        wait::until("the replica is ready", SOON, || there.get("/api/auth/me"), |_| true).await?;
+        wait::until("the replica is ready", SOON, || there.get("/api/ready"), |_| true).await?;
         sessions.push(there);
     }
     let body = json!({ "name": "one of many", "cpu": 1, "memory": 16, "disk": 16, "start": false });

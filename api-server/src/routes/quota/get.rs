@@ -45,7 +45,7 @@ pub async fn get_quota(
             if !caller.is_admin() {
                 return Err(ApiError::Forbidden("Admin access required".to_owned()));
             }
-            (TargetUser::find(&app, id)?.user, id)
+            (TargetUser::find(&app, id).await?.user, id)
         }
         _ => (caller.user, caller.id),
     };

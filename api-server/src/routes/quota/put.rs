@@ -105,7 +105,7 @@ pub async fn set_quota(
     let spec = body.check()?;
     let (user, id, namespace) = match body.user_id {
         Some(id) => {
-            let user = TargetUser::find(&app, id)?.user;
+            let user = TargetUser::find(&app, id).await?.user;
             let namespace = user.tenant_namespace().map(str::to_owned);
             let missing = "User has no namespace yet; approve it first".to_owned();
             (user, id, namespace.ok_or(ApiError::Conflict(missing))?)

@@ -54,7 +54,7 @@ pub async fn console(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     kind: Kind,
 ) -> Result<Response, ApiError> {
-    let vm = opening.vm(&app, id)?;
+    let vm = opening.vm(&app, id).await?;
     let (upgrade, seat) = opening.accept(&app, upgrade)?;
     // Opened before the upgrade, so that a refusal has a status and a body.
     let opened = match kind {

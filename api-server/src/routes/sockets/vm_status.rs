@@ -58,7 +58,7 @@ pub async fn vm_status(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let scope = match vm_id {
-        Some(id) => Scope::One(opening.vm(&app, &id)?.id().ok_or(ApiError::NotFound(Noun::Vm))?),
+        Some(id) => Scope::One(opening.vm(&app, &id).await?.id().ok_or(ApiError::NotFound(Noun::Vm))?),
         None => {
             opening.check_for_all()?;
             match opening.caller.is_admin() {
