@@ -14,6 +14,7 @@ pub mod guest_image;
 mod image;
 mod instance;
 pub mod libvirt_host;
+mod network_namespace;
 pub mod node;
 mod pod_cluster;
 mod ports;

@@ -64,7 +64,7 @@ impl PodCluster {
             Claim::Owned(instance) => instance,
             Claim::Taken(owner) => return Err(AlreadyRunning { owner }.into()),
         };
-        let host = LibvirtHost::start(&instance, 0).await?;
+        let host = LibvirtHost::start(&instance, 0, false).await?;
         let mut node = Node::prepare(&instance, &host)?;
         let pods = node.pod_network();
         tracing::info!("starting etcd, kube-apiserver, kube-controller-manager and kube-scheduler");

@@ -32,6 +32,7 @@ pub struct AlreadyRunning {
 pub struct Builder {
     dir: Option<PathBuf>,
     hosts: usize,
+    own_networks: bool,
     libvirt_uri: Option<String>,
     components: bool,
     start: bool,
@@ -45,6 +46,7 @@ impl Default for Builder {
         Self {
             dir: None,
             hosts: 1,
+            own_networks: false,
             libvirt_uri: None,
             components: true,
             start: true,
@@ -67,6 +69,14 @@ impl Builder {
     #[must_use]
     pub fn hosts(mut self, hosts: usize) -> Self {
         self.hosts = hosts;
+        self
+    }
+
+    /// Whether each private host is in a network namespace of its own, as if it were another machine. Its guests are
+    /// then not reached by their addresses.
+    #[must_use]
+    pub fn own_networks(mut self, own_networks: bool) -> Self {
+        self.own_networks = own_networks;
         self
     }
 
@@ -171,7 +181,8 @@ impl Builder {
                     tracing::info!("starting {} libvirt host(s)", self.hosts);
                 }
                 // All are waited for, also when one fails: none may be left half started.
-                let started = join_all((0..self.hosts).map(|index| LibvirtHost::start(instance, index))).await;
+                let start = |index| LibvirtHost::start(instance, index, self.own_networks);
+                let started = join_all((0..self.hosts).map(start)).await;
                 started.into_iter().collect::<Result<_>>()?
             }
         };

@@ -28,6 +28,9 @@ pub struct State {
     /// The directories that libvirt hosts see as `/run/libvirt`; a process that sees one belongs to that host.
     #[serde(default)]
     pub hosts: Vec<PathBuf>,
+    /// Those of them in network namespaces of their own: they leave nothing in that of the machine.
+    #[serde(default)]
+    pub own_networks: Vec<PathBuf>,
     /// Networks of the libvirt hosts.
     #[serde(default)]
     pub networks: Vec<NetworkRecord>,
@@ -83,9 +86,14 @@ impl Recorder {
         })
     }
 
-    /// Records a libvirt host by its private `/run/libvirt`.
-    pub(crate) fn host(&self, run: &Path) -> Result<()> {
-        self.change(|state| state.hosts.push(run.to_owned()))
+    /// Records a libvirt host by its private `/run/libvirt`, and whether it is in a network namespace of its own.
+    pub(crate) fn host(&self, run: &Path, own_network: bool) -> Result<()> {
+        self.change(|state| {
+            state.hosts.push(run.to_owned());
+            if own_network {
+                state.own_networks.push(run.to_owned());
+            }
+        })
     }
 
     /// Records a network.

@@ -51,7 +51,8 @@ pub(crate) fn clean_up(run_dir: &Path, state: &State) -> Result<()> {
         cgroup::end_containers(tasks)?;
     }
     libvirt_host::remove_networks(&state.networks);
-    state.hosts.iter().for_each(|run| libvirt_host::remove_leftovers(run));
+    let in_ours = state.hosts.iter().filter(|run| !state.own_networks.contains(run));
+    in_ours.for_each(|run| libvirt_host::remove_leftovers(run));
     if state.temporary {
         files::remove_dir(&state.dir)?;
     }

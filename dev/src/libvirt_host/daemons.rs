@@ -1,6 +1,7 @@
 //! libvirt's daemons of a private host: virtlogd, which holds the guests' logs, and libvirtd.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,7 +13,8 @@ use crate::{
     deadline::until,
     files,
     instance::Instance,
-    process::{Managed, Spec},
+    network_namespace::NetworkNamespace,
+    process::{Managed, ProcessId, Spec},
     virsh::Virsh,
 };
 
@@ -28,13 +30,21 @@ pub(super) struct Daemons {
 }
 
 impl Daemons {
-    pub(super) fn new(host: &str, dirs: &Dirs, instance: &Instance) -> Result<Self> {
+    /// Of host `host`, in the network that `holder` holds, or in the machine's.
+    pub(super) fn new(host: &str, dirs: &Dirs, holder: Option<ProcessId>, instance: &Instance) -> Result<Self> {
         let daemon = |name: &str| -> Result<Managed> {
             let full_name = format!("{host}-{name}");
             let log = instance.log(&full_name);
-            let mut spec = Spec::new(full_name, find(name)?, log);
+            let program = find(name)?;
+            let mut spec = match holder {
+                Some(holder) => {
+                    let mut spec = Spec::new(full_name, "nsenter", log);
+                    spec.args.extend(NetworkNamespace::enter(holder).map(OsString::from));
+                    spec.arg(program)
+                }
+                None => Spec { mounts: Some(dirs.mounts()), ..Spec::new(full_name, program, log) },
+            };
             spec = spec.arg("--pid-file").arg(format!("/run/libvirt/{name}.pid"));
-            spec.mounts = Some(dirs.mounts());
             // Sockets handed over by a service manager are not for these.
             spec.without_env = vec!["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"];
             Ok(Managed::new(spec, instance.recorder.clone()))

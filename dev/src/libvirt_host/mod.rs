@@ -30,6 +30,7 @@ use crate::{
     deadline::until,
     files,
     instance::{Instance, NetworkRecord},
+    network_namespace::NetworkNamespace,
     process::{Managed, ProcessId, reap_orphans},
     virsh::Virsh,
 };
@@ -55,6 +56,7 @@ struct Own {
     dirs: Dirs,
     daemons: Daemons,
     network: NetworkRecord,
+    namespace: Option<NetworkNamespace>,
 }
 
 impl LibvirtHost {
@@ -64,8 +66,9 @@ impl LibvirtHost {
         Ok(Self { uri: uri.to_owned(), own: None })
     }
 
-    /// Starts private host `index` of a cluster, with a NAT network and a storage pool, both named `default`.
-    pub(crate) async fn start(instance: &Instance, index: usize) -> Result<Self> {
+    /// Starts private host `index` of a cluster, with a NAT network and a storage pool, both named `default`. With
+    /// `own_network` it is in a network namespace of its own, as if it were another machine: nobody else reaches its guests.
+    pub(crate) async fn start(instance: &Instance, index: usize, own_network: bool) -> Result<Self> {
         if !Uid::effective().is_root() {
             bail!(
                 "a private libvirt host needs root (mount namespace, bridge). \
@@ -78,13 +81,22 @@ impl LibvirtHost {
         for dir in Dirs::mount_points() {
             files::make_dir(Path::new(dir), 0o755)?;
         }
-        instance.recorder.host(&dirs.run)?;
+        instance.recorder.host(&dirs.run, own_network)?;
         let network = network_of(instance, index, &base)?;
         let socket = Daemons::socket(&dirs.run);
         let uri = format!("qemu+unix:///system?socket={}", socket.display());
-        let daemons = Daemons::new(&format!("host-{index}"), &dirs, instance)?;
+        let name = format!("host-{index}");
+        let namespace = own_network.then(|| NetworkNamespace::prepare(instance, &name, dirs.mounts(), true));
+        let holder = match &namespace {
+            Some(namespace) => {
+                namespace.make().await?;
+                Some(namespace.holder()?)
+            }
+            None => None,
+        };
+        let daemons = Daemons::new(&name, &dirs, holder, instance)?;
         reap_orphans()?;
-        let host = Self { uri, own: Some(Own { dirs, daemons, network }) };
+        let host = Self { uri, own: Some(Own { dirs, daemons, network, namespace }) };
         host.bring_up(&base).await.with_context(|| format!("start libvirt host {index}"))?;
         Ok(host)
     }
@@ -235,12 +247,17 @@ impl LibvirtHost {
     pub(crate) async fn stop(&self) -> Result<()> {
         let Some(own) = &self.own else { return Ok(()) };
         own.daemons.stop().await;
+        if let Some(namespace) = &own.namespace {
+            namespace.release().await;
+        }
         let run = own.dirs.run.clone();
-        let networks = [own.network.clone()];
+        let network = own.namespace.is_none().then(|| own.network.clone());
         let ended = tokio::task::spawn_blocking(move || {
             end_members(&run)?;
-            remove_networks(&networks);
-            remove_leftovers(&run);
+            if let Some(network) = network {
+                remove_networks(&[network]);
+                remove_leftovers(&run);
+            }
             anyhow::Ok(())
         });
         ended.await?

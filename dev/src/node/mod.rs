@@ -27,6 +27,7 @@ use crate::{
     deadline::until,
     instance::Instance,
     libvirt_host::LibvirtHost,
+    network_namespace::NetworkNamespace,
     process::{Managed, ProcessId, Spec, run},
 };
 
@@ -42,7 +43,7 @@ const IMPORT: Duration = Duration::from_secs(180);
 pub struct Node {
     dirs: Dirs,
     networks: Networks,
-    holder: Managed,
+    namespace: NetworkNamespace,
     logs: PathBuf,
     recorder: std::sync::Arc<crate::instance::Recorder>,
     parts: Vec<Managed>,
@@ -56,12 +57,9 @@ impl Node {
         instance.recorder.containers(&dirs.tasks())?;
         let networks = Networks::reserve(instance)?;
         let libvirt = host.run_dir().context("a node stands on a private libvirt host")?;
-        let mut spec = Spec::new("node", "unshare", instance.log("node")).arg("--net").arg("--uts").arg("--");
-        spec = spec.arg("sleep").arg("infinity");
-        spec.mounts = Some(dirs.mounts(libvirt));
-        let holder = Managed::new(spec, instance.recorder.clone());
+        let namespace = NetworkNamespace::prepare(instance, "node", dirs.mounts(libvirt), false);
         let (logs, recorder) = (instance.logs(), instance.recorder.clone());
-        Ok(Self { dirs, networks, holder, logs, recorder, parts: Vec::new() })
+        Ok(Self { dirs, networks, namespace, logs, recorder, parts: Vec::new() })
     }
 
     /// What the control plane must know.
@@ -76,9 +74,8 @@ impl Node {
 
     /// Makes the namespaces, and starts containerd in them.
     pub(crate) async fn start_containerd(&mut self, plane: &ControlPlane) -> Result<()> {
-        self.holder.start()?;
-        let holder = self.holder.id().with_context(|| self.holder.epitaph())?;
-        until(READY, "the node has namespaces of its own", || async { Ok(has_own_network(holder)) }).await?;
+        self.namespace.make().await?;
+        let holder = self.namespace.holder()?;
         self.networks.connect(holder).await.context("connect the node's network")?;
         self.dirs.write(&plane.authority(), self.networks.pods(), self.address())?;
         let config = self.dirs.containerd_config();
@@ -97,7 +94,7 @@ impl Node {
 
     /// Starts kubelet, kube-proxy and CoreDNS, and waits until the Node is ready.
     pub(crate) async fn start(&mut self, plane: &ControlPlane, binaries: &NodeBinaries) -> Result<()> {
-        let holder = self.holder.id().with_context(|| self.holder.epitaph())?;
+        let holder = self.namespace.holder()?;
         let machine = self.networks.machine();
         let kubeconfig = self.dirs.kubeconfig("kubelet");
         plane.write_node_config(&kubeconfig, NODE, machine)?;
@@ -134,7 +131,7 @@ impl Node {
     /// A program in the node's namespaces.
     fn managed(&self, holder: ProcessId, name: &str, program: &Path, flags: &[(&str, OsString)]) -> Managed {
         let mut spec = Spec::new(name, "nsenter", self.logs.join(format!("{name}.log")));
-        for word in enter(holder) {
+        for word in NetworkNamespace::enter(holder) {
             spec = spec.arg(word);
         }
         spec = spec.arg(program);
@@ -150,7 +147,7 @@ impl Node {
     /// # Errors
     /// When containerd does not run or does not take it.
     pub async fn import(&self, file: impl AsRef<Path>) -> Result<()> {
-        let holder = self.holder.id().with_context(|| self.holder.epitaph())?;
+        let holder = self.namespace.holder()?;
         let file = file.as_ref().to_string_lossy();
         let words = ["-n", "k8s.io", "images", "import", "--digests=false", file.as_ref()];
         ctr(holder, &words).await.with_context(|| format!("import {file}"))?;
@@ -170,28 +167,18 @@ impl Node {
         }
         let tasks = self.dirs.tasks();
         tokio::task::spawn_blocking(move || cgroup::end_containers(&tasks)).await??;
-        self.holder.kill().await;
+        self.namespace.release().await;
         Ok(())
     }
 }
 
 /// `ctr` inside.
 async fn ctr(holder: ProcessId, words: &[&str]) -> Result<String> {
-    let enter = enter(holder);
+    let enter = NetworkNamespace::enter(holder);
     let mut all: Vec<&str> = enter.iter().map(String::as_str).collect();
     all.push("ctr");
     all.extend(words);
     run("nsenter", &all, IMPORT).await
-}
-
-fn enter(holder: ProcessId) -> [String; 5] {
-    let target = format!("--target={}", holder.pid);
-    [target, "--mount".into(), "--net".into(), "--uts".into(), "--".into()]
-}
-
-fn has_own_network(holder: ProcessId) -> bool {
-    let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    of(&holder.pid.to_string()).is_some_and(|own| Some(own) != of("self"))
 }
 
 fn is_ready(node: &NodeObject) -> bool {

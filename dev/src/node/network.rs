@@ -61,7 +61,6 @@ impl Networks {
         ip(&["link", "set", link, "up"]).await?;
         let inside = ["--target", &pid, "--net", "--", "ip"];
         let inside = async |words: &[&str]| run("nsenter", &[&inside[..], words].concat(), DEADLINE).await;
-        inside(&["link", "set", "lo", "up"]).await?;
         inside(&["address", "add", &format!("{node}/24"), "dev", "eth0"]).await?;
         inside(&["link", "set", "eth0", "up"]).await?;
         inside(&["route", "add", "default", "via", &machine.to_string()]).await?;

@@ -1,0 +1,199 @@
+//! Two libvirt hosts, each with mounts and a network of its own, its own node controller and its own Node: virtual machines
+//! spread, a cordoned Node gets no new ones, and a host that is lost and comes back changes nothing in the guests.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::{Phase, VirtualMachine};
+use kvmoor_dev::Cluster;
+use kvmoor_tests::rest;
+use kvmoor_tests::vm::{TestVm, blank, in_phase, with};
+use kvmoor_tests::wait;
+use serde_json::json;
+
+const NAMESPACE: &str = "default";
+/// For a phase on a busy machine.
+const SOON: Duration = Duration::from_secs(90);
+/// Until a Lease has run out, and some more.
+const LOST: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn virtual_machines_spread_keep_away_and_outlive_their_controller() -> Result<()> {
+    let cluster = Cluster::builder().hosts(2).own_networks(true).start().await?;
+    let lived = live(&cluster).await;
+    if lived.is_err() {
+        print_logs(&cluster);
+    }
+    let dir = cluster.dir().to_owned();
+    let members: Vec<_> = cluster.hosts().iter().flat_map(|host| host.members()).collect();
+    cluster.stop().await?;
+    lived?;
+    ensure!(!dir.exists() && !members.iter().any(|process| process.is_alive()), "nothing is left");
+    Ok(())
+}
+
+async fn live(cluster: &Cluster) -> Result<()> {
+    for host in cluster.hosts() {
+        let bridge = host.bridge().context("a private host")?;
+        ensure!(!Path::new("/sys/class/net").join(bridge).exists(), "{bridge} is in a network of its own");
+    }
+    let mut vms = create(cluster, "spread", 4).await?;
+    let even: BTreeMap<_, _> = (0..2).map(|host| (cluster.node_name(host), 2)).collect();
+    let placed = by_node(&vms).await?;
+    ensure!(placed == even, "they spread: {placed:?}");
+    are_measured(cluster, &vms).await?;
+    vms.extend(keep_away(cluster).await?);
+    lose_a_host(cluster, &mut vms).await?;
+    for vm in &vms {
+        vm.delete().await?;
+    }
+    for vm in &vms {
+        vm.until_gone().await?;
+    }
+    Ok(())
+}
+
+/// Makes that many, one after another, and waits until they run.
+async fn create<'c>(cluster: &'c Cluster, prefix: &str, count: usize) -> Result<Vec<TestVm<'c>>> {
+    let mut vms = Vec::new();
+    for number in 0..count {
+        let vm = TestVm::create(cluster, NAMESPACE, &format!("{prefix}-{number}"), blank()).await?;
+        vm.until("runs", SOON, |vm| in_phase(vm, Phase::Running)).await?;
+        vms.push(vm);
+    }
+    Ok(vms)
+}
+
+/// How many of them each Node has.
+async fn by_node(vms: &[TestVm<'_>]) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    for vm in vms {
+        *counts.entry(vm.get().await?.spec.node_name.context("bound")?).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+/// Over REST each is measured by the host that it is on.
+async fn are_measured(cluster: &Cluster, vms: &[TestVm<'_>]) -> Result<()> {
+    let admin = rest::admin(cluster).await?;
+    for vm in vms {
+        let id = vm.get().await?.status.and_then(|status| status.id).context("an id")?;
+        let path = format!("/api/vms/{id}/stats");
+        let measured = |stats: &serde_json::Value| stats["vm_id"] == id && stats["state"] == "running";
+        wait::until("it is measured", SOON, || admin.get(&path), measured).await?;
+    }
+    Ok(())
+}
+
+/// `kubectl cordon` of the first Node: new ones go to the other or wait, and what runs there goes on.
+async fn keep_away(cluster: &Cluster) -> Result<Vec<TestVm<'_>>> {
+    let (first, second) = (cluster.node_name(0), cluster.node_name(1));
+    cordon(cluster, &first, true).await?;
+    let waiting = until_one_waits(cluster, &first).await?;
+    let mut away = create(cluster, "away", 3).await?;
+    let placed = by_node(&away).await?;
+    ensure!(placed == BTreeMap::from([(second, 3)]), "the cordoned Node gets none: {placed:?}");
+    cordon(cluster, &first, false).await?;
+    waiting.until("runs where it is to", SOON, |vm| in_phase(vm, Phase::Running)).await?;
+    ensure!(waiting.get().await?.spec.node_name == Some(first), "as its nodeSelector says");
+    away.push(waiting);
+    Ok(away)
+}
+
+async fn cordon(cluster: &Cluster, node: &str, cordoned: bool) -> Result<()> {
+    let nodes: Api<Node> = Api::all(cluster.client().await?);
+    let patch = json!({ "spec": { "unschedulable": cordoned } });
+    nodes.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// One that may run on `node` alone, which is cordoned. The cluster controller hears of that a moment later than the
+/// Kubernetes API, so some may still have been placed there.
+async fn until_one_waits<'c>(cluster: &'c Cluster, node: &str) -> Result<TestVm<'c>> {
+    let spec = with(blank(), json!({ "nodeSelector": { "kubernetes.io/hostname": node } }));
+    for number in 0..100 {
+        let vm = TestVm::create(cluster, NAMESPACE, &format!("only-there-{number}"), spec.clone()).await?;
+        let decided = vm.until("is decided upon", SOON, |vm| scheduled(vm).is_some()).await?;
+        let (status, message) = scheduled(&decided).context("just seen")?;
+        if status == "False" {
+            ensure!(message.contains("1 cordoned"), "the reason: {message}");
+            return Ok(vm);
+        }
+        vm.remove().await?;
+    }
+    anyhow::bail!("{node} is cordoned and gets virtual machines all the same")
+}
+
+/// Status and message of the condition Scheduled.
+fn scheduled(vm: &VirtualMachine) -> Option<(String, String)> {
+    let condition = conditions::find(&vm.status.as_ref()?.conditions, types::SCHEDULED)?;
+    Some((condition.status.clone(), condition.message.clone()))
+}
+
+/// The second host's node controller dies for longer than its Lease and comes back.
+async fn lose_a_host<'c>(cluster: &'c Cluster, vms: &mut Vec<TestVm<'c>>) -> Result<()> {
+    let (first, second) = (cluster.node_name(0), cluster.node_name(1));
+    let qemus: Vec<_> = vms.iter().map(TestVm::qemu).collect();
+    ensure!(qemus.iter().all(Option::is_some), "all run: {qemus:?}");
+    let controller = cluster.node_controller(1)?;
+    controller.kill().await;
+    for vm in vms.iter() {
+        if vm.get().await?.spec.node_name.as_ref() != Some(&second) {
+            continue;
+        }
+        let lost = vm.until("is Unknown", LOST, |vm| phase(vm) == Some(Phase::Unknown)).await?;
+        let reachable = reachable(&lost).context("HostReachable")?;
+        ensure!(reachable.status == "False" && reachable.reason == "NodeLost", "{reachable:?}");
+        ensure!(reachable.message.contains(&second), "the reason names the host: {}", reachable.message);
+    }
+    for vm in vms.iter() {
+        let vm = vm.get().await?;
+        let on_lost = vm.spec.node_name.as_ref() == Some(&second);
+        let expected = if on_lost { Phase::Unknown } else { Phase::Running };
+        ensure!(phase(&vm) == Some(expected), "on the lost host alone: {:?} {:?}", vm.spec.node_name, vm.status);
+    }
+    let meanwhile = create(cluster, "meanwhile", 1).await?;
+    let placed = by_node(&meanwhile).await?;
+    ensure!(placed == BTreeMap::from([(first, 1)]), "a lost host gets none: {placed:?}");
+
+    controller.start()?;
+    for vm in vms.iter() {
+        let back = |vm: &VirtualMachine| {
+            in_phase(vm, Phase::Running) && reachable(vm).is_none_or(|reachable| reachable.status == "True")
+        };
+        vm.until("is Running again", SOON, back).await?;
+    }
+    let now: Vec<_> = vms.iter().map(TestVm::qemu).collect();
+    ensure!(now == qemus, "the same guests: {now:?}, before {qemus:?}");
+    for vm in vms.iter() {
+        ensure!(vm.starts()? == 1, "started once");
+    }
+    vms.extend(meanwhile);
+    Ok(())
+}
+
+fn phase(vm: &VirtualMachine) -> Option<Phase> {
+    vm.status.as_ref().and_then(|status| status.phase)
+}
+
+fn reachable(vm: &VirtualMachine) -> Option<Condition> {
+    conditions::find(&vm.status.as_ref()?.conditions, types::HOST_REACHABLE).cloned()
+}
+
+/// For a failure.
+fn print_logs(cluster: &Cluster) {
+    for process in cluster.processes() {
+        let log = std::fs::read(process.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default();
+        eprintln!("---- the end of {}'s log\n{}", process.name(), tail.join("\n"));
+    }
+}
