@@ -94,13 +94,20 @@ pub(crate) fn remove_networks(networks: &[NetworkRecord]) {
             quiet("ip", &["link", "delete", &network.bridge]);
         }
     }
-    if networks.is_empty() {
+    let bridges = networks.iter().map(|network| network.bridge.clone());
+    let subnets = networks.iter().map(|network| format!("{}/24", network.subnet));
+    remove_rules(&bridges.chain(subnets).collect::<Vec<_>>());
+}
+
+/// Removes the firewall rules in which one of `words` stands.
+fn remove_rules(words: &[String]) {
+    if words.is_empty() {
         return;
     }
     for program in ["iptables", "ip6tables"] {
         for table in ["filter", "nat", "mangle"] {
             let rules = quiet(program, &["-w", "5", "-t", table, "-S"]);
-            for rule in deletions(&rules, networks) {
+            for rule in deletions(&rules, words) {
                 let mut args = vec!["-w", "5", "-t", table];
                 args.extend(&rule);
                 quiet(program, &args);
@@ -109,14 +116,16 @@ pub(crate) fn remove_networks(networks: &[NetworkRecord]) {
     }
 }
 
-/// Removes the bridges of a host's other networks, which Kvmoor made, and the frame filters of interfaces that are gone.
+/// Removes the bridges of a host's other networks, which Kvmoor made, with their rules, and the frame filters of
+/// interfaces that are gone.
 pub(crate) fn remove_leftovers(run: &Path) {
     let entries = fs::read_dir(run.join("network")).into_iter().flatten().flatten();
-    for xml in entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()) {
-        if let Some(bridge) = bridge_of(&xml) {
-            quiet("ip", &["link", "delete", bridge, "type", "bridge"]);
-        }
+    let files = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    let bridges: Vec<String> = files.filter_map(|xml| bridge_of(&xml).map(str::to_owned)).collect();
+    for bridge in &bridges {
+        quiet("ip", &["link", "delete", bridge, "type", "bridge"]);
     }
+    remove_rules(&bridges);
     let filters = quiet("ebtables", &["-t", "nat", "-L"]);
     let is_gone = |interface: &str| !Path::new("/sys/class/net").join(interface).exists();
     for (chain, flag, interface, target) in filter_jumps(&filters).filter(|jump| is_gone(jump.2)) {
@@ -147,10 +156,9 @@ fn filter_jumps(listing: &str) -> impl Iterator<Item = (&str, &str, &str, &str)>
     })
 }
 
-/// The arguments that delete each rule of `rules` (as `iptables -S` prints them) that is about one of `networks`.
-fn deletions<'r>(rules: &'r str, networks: &[NetworkRecord]) -> Vec<Vec<&'r str>> {
-    let subnets: Vec<String> = networks.iter().map(|network| format!("{}/24", network.subnet)).collect();
-    let ours = |word: &&str| networks.iter().any(|n| n.bridge == *word) || subnets.iter().any(|s| s == word);
+/// The arguments that delete each rule of `rules` (as `iptables -S` prints them) in which one of `words` stands.
+fn deletions<'r>(rules: &'r str, words: &[String]) -> Vec<Vec<&'r str>> {
+    let ours = |word: &&str| words.iter().any(|ours| ours == word);
     let rule = |line: &'r str| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let ("-A", rest) = words.split_first().map(|(first, rest)| (*first, rest))? else { return None };
@@ -201,7 +209,7 @@ mod tests {
 
     #[test]
     fn only_rules_about_our_networks_are_deleted() {
-        let ours = [NetworkRecord { bridge: "kvm-1-0".into(), subnet: Ipv4Addr::new(192, 168, 131, 0) }];
+        let ours = ["kvm-1-0".to_owned(), "192.168.131.0/24".to_owned()];
         let rules = "-N LIBVIRT_INP\n\
                      -A LIBVIRT_INP -i kvm-1-0 -p udp -m udp --dport 53 -j ACCEPT\n\
                      -A LIBVIRT_INP -i kvm-1-01 -p udp -m udp --dport 53 -j ACCEPT\n\
