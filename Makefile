@@ -44,6 +44,7 @@ images: build ## the container images, as archives in target/images
 
 cluster: build ## a Kubernetes cluster that runs pods, with Kvmoor installed by Helm, in the background
 	dev/setup-cluster
+	$(if $(sudo),@$(dev) fetch --pods)
 	@$(sudo) $(dev) cluster up
 
 cluster-down: ## end it, and remove all that it had
@@ -63,7 +64,7 @@ test: setup ## formatting, lints, and all tests; beside `make run` if need be
 test-cluster: setup ## the life of an installation with Helm, on a cluster that runs pods
 	dev/setup-cluster
 	cargo build --workspace $(faults)
-	$(if $(sudo),$(target)/debug/kvmoor-dev fetch --tests)
+	$(target)/debug/kvmoor-dev fetch --pods
 	$(runner) cargo test --workspace $(faults) --test cluster -- --ignored
 
 bench: setup ## measure against raw libvirt; writes target/bench.json

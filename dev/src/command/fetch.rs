@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::progress::Steps;
 use crate::{
-    binaries::{self, ControlPlaneBinaries},
+    binaries::{self, ControlPlaneBinaries, NodeBinaries},
     guest_image,
 };
 
@@ -16,14 +16,22 @@ pub(super) struct Args {
     /// Also what only the tests need: Helm.
     #[arg(long)]
     tests: bool,
+    /// Also what only a cluster with pods needs: kubelet, kube-proxy, kube-scheduler, CoreDNS and Helm.
+    #[arg(long)]
+    pods: bool,
 }
 
 /// Puts all of it into the cache of this user.
 pub(super) async fn fetch(args: &Args) -> Result<()> {
-    let mut steps = Steps::new(if args.tests { 3 } else { 2 });
+    let helm = args.tests || args.pods;
+    let mut steps = Steps::new(2 + usize::from(args.pods) + usize::from(helm));
     control_plane(&mut steps).await?;
     image(&mut steps).await?;
-    if args.tests {
+    if args.pods {
+        steps.next("the programs of a Node");
+        NodeBinaries::ensure().await?;
+    }
+    if helm {
         steps.next("Helm");
         binaries::ensure_helm().await?;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -145,12 +146,17 @@ impl Installation {
     pub async fn end(self) -> Result<()> {
         let Self { cluster, before, work } = self;
         let dir = cluster.dir().to_owned();
+        let bridge = cluster.host().bridge().context("a private host")?;
+        // All interfaces of a cluster have names that begin alike.
+        let ours = bridge.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
         cluster.stop().await?;
         std::fs::remove_dir_all(work)?;
         ensure!(!dir.exists(), "its directory is left");
         let look = || async { Machine::look() };
         let same = |now: &Machine| now.added_to(&before).is_empty();
         wait::until("the machine is as it was", SHORT, look, same).await?;
+        let left = mentions(&ours)?;
+        ensure!(left.is_empty(), "interfaces and firewall rules are left: {left:?}");
         Ok(())
     }
 }
@@ -168,6 +174,26 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Interfaces whose names begin with `ours`, and firewall rules about them.
+fn mentions(ours: &str) -> Result<Vec<String>> {
+    let interfaces = std::fs::read_dir("/sys/class/net")?.flatten().filter_map(|e| e.file_name().into_string().ok());
+    let rules = firewall()?;
+    Ok(interfaces.chain(rules).filter(|line| line.contains(ours)).collect())
+}
+
+/// The machine's firewall, a line a chain or rule.
+fn firewall() -> Result<Vec<String>> {
+    let output = Command::new("iptables-save").output().context("run iptables-save")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+/// The chain that a line declares. libvirt's own stay, as on every machine that has it.
+fn chain(line: String) -> Option<String> {
+    let name = line.strip_prefix(':')?.split(' ').next()?;
+    (!name.starts_with("LIBVIRT_")).then(|| name.to_owned())
+}
+
 /// What a cluster adds to a machine, besides files of its own.
 #[derive(Debug)]
 struct Machine {
@@ -175,6 +201,7 @@ struct Machine {
     interfaces: BTreeSet<String>,
     programs: BTreeSet<String>,
     cgroups: BTreeSet<String>,
+    chains: BTreeSet<String>,
 }
 
 impl Machine {
@@ -195,7 +222,8 @@ impl Machine {
         let hierarchies = names("/sys/fs/cgroup")?.map(|name| format!("/sys/fs/cgroup/{name}/k8s.io"));
         let groups = hierarchies.chain(["/sys/fs/cgroup/k8s.io".to_owned()]);
         let cgroups = groups.filter_map(|dir| names(&dir).ok()).flatten().collect();
-        Ok(Self { mounts, interfaces, programs: programs.collect(), cgroups })
+        let chains = firewall()?.into_iter().filter_map(chain).collect();
+        Ok(Self { mounts, interfaces, programs: programs.collect(), cgroups, chains })
     }
 
     fn added_to(&self, before: &Self) -> Vec<String> {
@@ -204,6 +232,7 @@ impl Machine {
             (&self.interfaces, &before.interfaces),
             (&self.programs, &before.programs),
             (&self.cgroups, &before.cgroups),
+            (&self.chains, &before.chains),
         ];
         pairs.into_iter().flat_map(|(now, before)| now.difference(before)).cloned().collect()
     }
