@@ -15,6 +15,7 @@ mod firmware;
 mod guest_data;
 mod images;
 mod installation;
+mod lacking_hosts;
 mod lifecycle;
 mod metrics;
 mod networks;
@@ -84,6 +85,7 @@ fn main() -> anyhow::Result<()> {
         bad_input::no_host_fits,
         bad_input::no_image,
         bad_input::the_pool_is_full,
+        lacking_hosts::without_libvirt_or_kvm,
         installation::an_upgrade_labels_the_admins_secret_and_ends_no_session,
         installation::the_catalog_is_applied_and_admins_have_the_last_word,
         installation::the_check_of_helm_test_says_what_is_wrong,

@@ -23,10 +23,7 @@ pub fn facts(connect: &Connect, settings: &Settings) -> Result<HostFacts, HvErro
     let node = connect.node_info().map_err(fail)?;
     let capabilities = connect.capabilities().map_err(fail)?;
     let libvirt_version = connect.lib_version().map_err(fail)?;
-    if libvirt_version < OLDEST {
-        let why = format!("libvirt {} is too old, {} or later is needed", version(libvirt_version), version(OLDEST));
-        return Err(HvError::new(Class::Failed, "use libvirt", &why));
-    }
+    check_version(libvirt_version)?;
     let hypervisor_version = connect.hyp_version().map_err(fail)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|source| HvError::new(Class::Failed, op, &source.to_string()))?;
@@ -45,6 +42,14 @@ pub fn facts(connect: &Connect, settings: &Settings) -> Result<HostFacts, HvErro
         libvirt_version: version(libvirt_version),
         hypervisor_version: version(hypervisor_version),
     })
+}
+
+fn check_version(number: u32) -> Result<(), HvError> {
+    if number >= OLDEST {
+        return Ok(());
+    }
+    let why = format!("libvirt {} is too old, {} or later is needed", version(number), version(OLDEST));
+    Err(HvError::new(Class::Failed, "use libvirt", &why))
 }
 
 fn virt_type(setting: VirtSetting, kvm: impl FnOnce() -> Result<(), String>) -> Result<VirtType, String> {
@@ -114,6 +119,13 @@ mod tests {
         assert_eq!(virt_type(VirtSetting::Auto, unusable), Ok(VirtType::Qemu));
         assert_eq!(virt_type(VirtSetting::Qemu, || Ok(())), Ok(VirtType::Qemu));
         assert!(virt_type(VirtSetting::Kvm, unusable).is_err_and(|why| why.contains("but x;")));
+    }
+
+    #[test]
+    fn an_old_libvirt_is_refused_in_words() {
+        assert!(check_version(8_000_000).is_ok() && check_version(9_000_000).is_ok());
+        let said = check_version(7_010_000).unwrap_err().message;
+        assert!(said.contains("libvirt 7.10.0 is too old, 8.0.0 or later is needed"), "{said}");
     }
 
     #[test]
