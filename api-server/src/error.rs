@@ -66,6 +66,9 @@ pub enum ApiError {
     /// 404: not there, or somebody else's.
     #[error("{} not found", .0.as_str())]
     NotFound(Noun),
+    /// 404: something that the request names is not there; the sentence says what is.
+    #[error("{0}")]
+    Missing(String),
     /// 405
     #[error("This endpoint does not take that method")]
     MethodNotAllowed,
@@ -135,7 +138,7 @@ impl ApiError {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "Invalid request"),
             Self::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::Forbidden(_) | Self::OverQuota(_) => (StatusCode::FORBIDDEN, "Forbidden"),
-            Self::NotFound(_) => (StatusCode::NOT_FOUND, "Not Found"),
+            Self::NotFound(_) | Self::Missing(_) => (StatusCode::NOT_FOUND, "Not Found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "Conflict"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"),

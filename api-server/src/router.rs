@@ -15,7 +15,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::AppState;
 use crate::error::{ApiError, Noun};
-use crate::routes::{auth, health, hosts, images, quota, snapshots, sockets, users, vms};
+use crate::routes::{auth, classes, health, hosts, images, quota, snapshots, sockets, users, vms};
 use crate::{middleware, openapi};
 
 /// Where the OpenAPI document is.
@@ -47,6 +47,7 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(snapshots::restore::restore_snapshot))
         .routes(routes!(quota::get::get_quota, quota::put::set_quota))
         .routes(routes!(images::list::list_images))
+        .routes(routes!(classes::list::list_classes))
         .routes(routes!(hosts::list::list_hosts))
         .routes(routes!(users::list::list_users, users::create::create_user))
         .routes(routes!(users::get::get_user, users::update::update_user, users::delete::delete_user))

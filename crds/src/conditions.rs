@@ -42,6 +42,8 @@ pub mod reasons {
     pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
     /// The host has no room for the growth; the message has the numbers.
     pub const HOST_FULL: &str = "HostFull";
+    /// There is no class of that name; the message has those that are there.
+    pub const CLASS_NOT_FOUND: &str = "ClassNotFound";
     /// A host was chosen.
     pub const PLACED: &str = "Placed";
     /// No host fits; the message says why each does not.

@@ -10,6 +10,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 pub mod agent;
+mod class;
 pub mod client;
 pub mod conditions;
 pub mod guest_data;
@@ -25,6 +26,7 @@ mod user;
 mod virtual_machine;
 pub mod yaml;
 
+pub use class::{VirtualMachineClass, VirtualMachineClassSpec};
 pub use host::{
     Host, HostAddress, HostFeature, HostImage, HostImageImport, HostResources, HostSpec, HostStatus, HostVersions,
     VirtType,
@@ -54,6 +56,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         VirtualMachine::crd(),
         VirtualMachineSnapshot::crd(),
         VirtualMachineRestore::crd(),
+        VirtualMachineClass::crd(),
         Quota::crd(),
         User::crd(),
         Image::crd(),

@@ -31,11 +31,14 @@ use crate::quantity::quantity_schema;
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
     printcolumn(name = "IP", type_ = "string", json_path = ".status.addresses[0].address"),
-    printcolumn(name = "CPU", type_ = "integer", json_path = ".spec.cpu"),
-    printcolumn(name = "Mem", type_ = "string", json_path = ".spec.memory"),
+    printcolumn(name = "CPU", type_ = "integer", json_path = ".status.admitted.cpu"),
+    printcolumn(name = "Mem", type_ = "string", json_path = ".status.admitted.memory"),
+    printcolumn(name = "Class", type_ = "string", json_path = ".spec.className", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
+    validation = Rule::new("has(self.className) ? !has(self.cpu) && !has(self.memory) : has(self.cpu) && has(self.memory)")
+        .message("give either className, or cpu and memory"),
     validation = Rule::new("has(self.osType) == has(oldSelf.osType) && (!has(self.osType) || self.osType == oldSelf.osType)")
         .message("osType cannot change: the disk was made from it; create another virtual machine"),
     validation = Rule::new("has(self.disk) == has(oldSelf.disk) && (!has(self.disk) || self.disk == oldSelf.disk)")
@@ -55,11 +58,18 @@ pub struct VirtualMachineSpec {
     #[x_kube(validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')").message("displayName must not hold control characters"))]
     pub display_name: Option<String>,
 
-    /// Number of virtual CPUs. A running guest gets more at once, up to twice what it started with and at least 4; other changes take effect at the next restart.
+    /// Name of the VirtualMachineClass that says how many CPUs and how much memory it has, instead of cpu and memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub class_name: Option<String>,
+
+    /// Number of virtual CPUs; needed where there is no className. A running guest gets more at once, up to twice what it started with and at least 4; other changes take effect at the next restart.
+    #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 1, max = 512))]
     pub cpu: i32,
 
-    /// Memory of the guest, such as 512Mi or 2Gi; at least 16Mi, at most 16Ti. Rounded up to whole MiB. A running guest that started with at least 1Gi gets more at once, by multiples of 128Mi and up to four times that; other changes take effect at the next restart.
+    /// Memory of the guest, such as 512Mi or 2Gi; at least 16Mi, at most 16Ti. Rounded up to whole MiB. Needed where there is no className. A running guest that started with at least 1Gi gets more at once, by multiples of 128Mi and up to four times that; other changes take effect at the next restart.
+    #[serde(default, skip_serializing_if = "is_empty")]
     #[schemars(schema_with = "quantity_schema")]
     #[x_kube(
         validation = Rule::new("isQuantity(self)").message("memory must be a quantity such as 512Mi"),
@@ -127,6 +137,14 @@ pub struct VirtualMachineSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
+}
+
+fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
+
+fn is_empty(quantity: &Quantity) -> bool {
+    quantity.0.is_empty()
 }
 
 fn default_networks() -> Vec<Network> {
@@ -396,6 +414,10 @@ pub struct AdmittedResources {
     /// Sizes of all disks together.
     #[schemars(schema_with = "quantity_schema")]
     pub disk: Quantity,
+    /// Least size of the root disk, where the class says it and not the virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::quantity::optional_quantity_schema")]
+    pub root_disk: Option<Quantity>,
 }
 
 /// What the guest has.
@@ -436,4 +458,16 @@ pub struct PhaseTransition {
     pub phase: Phase,
     /// The time.
     pub time: Time,
+}
+
+impl VirtualMachine {
+    /// Virtual CPUs and memory: of the spec, or where a class says them, what they were admitted as. `None` where that
+    /// is not known yet.
+    pub fn size(&self) -> Option<(i32, &Quantity)> {
+        if self.spec.class_name.is_none() {
+            return Some((self.spec.cpu, &self.spec.memory));
+        }
+        let admitted = self.status.as_ref()?.admitted.as_ref()?;
+        Some((admitted.cpu, &admitted.memory))
+    }
 }

@@ -12,7 +12,7 @@ const NAMESPACE: &str = "default";
 fn api(client: &Client, kind: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("kvmoor.dev", "v1alpha1", kind));
     match kind {
-        "User" | "Image" | "Host" => Api::all_with(client.clone(), &resource),
+        "User" | "Image" | "Host" | "VirtualMachineClass" => Api::all_with(client.clone(), &resource),
         _ => Api::namespaced_with(client.clone(), NAMESPACE, &resource),
     }
 }
@@ -83,6 +83,7 @@ fn kinds() -> Vec<Kind> {
                 json!({ "powerState": "Paused", "restartPolicy": "Never", "firmware": "Uefi" }),
                 json!({ "disks": [{ "name": "data", "size": "1Gi" }], "networks": [] }),
                 json!({ "cloudInit": { "sshAuthorizedKeys": ["ssh-ed25519 AAAA x@y"] } }),
+                json!({ "className": "small", "cpu": null, "memory": null }),
             ],
             refused: vec![
                 (json!({ "cpu": 0 }), "greater than or equal to 1"),
@@ -90,8 +91,10 @@ fn kinds() -> Vec<Kind> {
                 (json!({ "cpu": 513 }), "less than or equal to 512"),
                 (json!({ "cpu": "1" }), "must be of type integer"),
                 (json!({ "cpu": 1.5 }), "must be of type integer"),
-                (json!({ "cpu": null }), "spec.cpu: Required value"),
-                (json!({ "memory": null }), "spec.memory: Required value"),
+                (json!({ "cpu": null }), "give either className, or cpu and memory"),
+                (json!({ "memory": null }), "give either className, or cpu and memory"),
+                (json!({ "className": "small" }), "give either className, or cpu and memory"),
+                (json!({ "className": "../x", "cpu": null, "memory": null }), "should match"),
                 (json!({ "memory": "0" }), "memory must be at least 16Mi"),
                 (json!({ "memory": "15Mi" }), "memory must be at least 16Mi"),
                 (json!({ "memory": "-1Gi" }), "memory must be at least 16Mi"),
@@ -138,6 +141,25 @@ fn kinds() -> Vec<Kind> {
                 (json!({ "requests": null }), "can only be raised"),
                 (json!({ "nodeName": "host-b" }), "nodeName cannot change once set"),
                 (json!({ "nodeName": null }), "nodeName cannot change once set"),
+            ],
+        },
+        Kind {
+            kind: "VirtualMachineClass",
+            name: "class",
+            valid: json!({ "cpu": 1, "memory": "64Mi" }),
+            accepted: vec![json!({ "disk": "20Gi", "description": "한국어" })],
+            refused: vec![
+                (json!({ "cpu": 0 }), "greater than or equal to 1"),
+                (json!({ "cpu": null }), "spec.cpu: Required value"),
+                (json!({ "memory": null }), "spec.memory: Required value"),
+                (json!({ "memory": "15Mi" }), "memory must be a quantity from 16Mi to 16Ti"),
+                (json!({ "disk": "0" }), "disk must be a quantity from 1Mi to 64Ti"),
+            ],
+            changes: vec![json!({ "description": "other" })],
+            frozen: vec![
+                (json!({ "cpu": 2 }), "a class cannot change"),
+                (json!({ "memory": "65Mi" }), "a class cannot change"),
+                (json!({ "disk": "1Gi" }), "a class cannot change"),
             ],
         },
         Kind {

@@ -1,6 +1,7 @@
 //! What goes over the wire. These types are apart from those of the Kubernetes API on purpose: a field there may move,
 //! a field here may not.
 
+mod class;
 mod event;
 mod host;
 mod image;
@@ -11,6 +12,7 @@ mod ticket;
 mod user;
 mod vm;
 
+pub use self::class::Class;
 pub use self::event::Event;
 pub use self::host::{Host, is_alive};
 pub use self::image::Image;

@@ -58,6 +58,10 @@ pub struct Vm {
     /// Memory in MiB.
     #[schema(minimum = 16, example = 2048)]
     pub memory: u64,
+    /// The class that says its size, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "small", nullable = false)]
+    pub class: Option<String>,
     /// Whether it runs.
     pub status: Status,
     /// The image that its disk was made from.
@@ -104,12 +108,15 @@ impl Vm {
         } else {
             status.phase.unwrap_or(Phase::Pending)
         };
+        // One that was refused for a class that is not there has no size.
+        let size = vm.size();
         Some(Self {
             id: status.id?,
             uuid: vm.uid().unwrap_or_default(),
             name: vm.spec.display_name.clone().unwrap_or_else(|| vm.name_any()),
-            cpu: vm.spec.cpu,
-            memory: mib(&vm.spec.memory),
+            cpu: size.map_or(0, |(cpu, _)| cpu),
+            memory: size.map_or(0, |(_, memory)| mib(memory)),
+            class: vm.spec.class_name.clone(),
             status: phase.into(),
             os_type: vm.spec.os_type.clone(),
             owner_id,

@@ -12,7 +12,9 @@ mod version;
 use std::sync::Arc;
 
 use kube::{Api, Client};
-use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine, VirtualMachineRestore, VirtualMachineSnapshot};
+use kvmoor_crds::{
+    Host, Image, Quota, User, VirtualMachine, VirtualMachineClass, VirtualMachineRestore, VirtualMachineSnapshot,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +32,7 @@ pub struct Stores {
     users: Arc<Cache<User>>,
     quotas: Arc<Cache<Quota>>,
     images: Arc<Cache<Image>>,
+    classes: Arc<Cache<VirtualMachineClass>>,
     hosts: Arc<Cache<Host>>,
 }
 
@@ -42,6 +45,7 @@ impl Stores {
         start(&self.users, client, tasks, stop);
         start(&self.quotas, client, tasks, stop);
         start(&self.images, client, tasks, stop);
+        start(&self.classes, client, tasks, stop);
         start(&self.hosts, client, tasks, stop);
     }
 
@@ -85,6 +89,11 @@ impl Stores {
         synced(&self.images)
     }
 
+    /// Classes.
+    pub fn classes(&self) -> Result<&Cache<VirtualMachineClass>, ApiError> {
+        synced(&self.classes)
+    }
+
     /// Hosts.
     pub fn hosts(&self) -> Result<&Cache<Host>, ApiError> {
         synced(&self.hosts)
@@ -98,6 +107,7 @@ impl Stores {
         self.users()?;
         self.quotas()?;
         self.images()?;
+        self.classes()?;
         self.hosts()?;
         Ok(())
     }
@@ -112,6 +122,7 @@ impl Stores {
         stores.restores.replace(vec![]);
         stores.quotas.replace(vec![]);
         stores.images.replace(vec![]);
+        stores.classes.replace(vec![]);
         stores.hosts.replace(vec![]);
         stores
     }

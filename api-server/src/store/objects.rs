@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
-use kvmoor_crds::{Host, Image, Quota, User, VirtualMachine, VirtualMachineRestore, VirtualMachineSnapshot};
+use kvmoor_crds::{
+    Host, Image, Quota, User, VirtualMachine, VirtualMachineClass, VirtualMachineRestore, VirtualMachineSnapshot,
+};
 use serde::de::DeserializeOwned;
 
 use super::numbers::Numbers;
@@ -63,6 +65,8 @@ impl Stored for Quota {
 }
 
 impl Stored for Image {}
+
+impl Stored for VirtualMachineClass {}
 
 impl Stored for Host {}
 

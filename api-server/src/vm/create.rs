@@ -29,10 +29,8 @@ const NAMES: u32 = 3;
 pub struct NewVm {
     /// Name for people.
     pub name: String,
-    /// Virtual CPUs.
-    pub cpu: i32,
-    /// Memory in MiB.
-    pub memory: u64,
+    /// CPUs and memory.
+    pub size: Size,
     /// Image.
     pub os_type: Option<String>,
     /// Size of the root disk in MiB.
@@ -45,11 +43,28 @@ pub struct NewVm {
     pub start: bool,
 }
 
+/// CPUs and memory of a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Size {
+    /// In numbers.
+    Numbers {
+        /// Virtual CPUs.
+        cpu: i32,
+        /// Memory in MiB.
+        memory: u64,
+    },
+    /// Those of a class.
+    Class(String),
+}
+
 impl NewVm {
     /// The object, with a fresh name.
     fn object(&self) -> Result<VirtualMachine, ApiError> {
         // Through JSON, so that everything not asked for here has the default that the schema has.
-        let minimal = json!({ "cpu": self.cpu, "memory": quantity::from_mib(self.memory) });
+        let minimal = match &self.size {
+            Size::Numbers { cpu, memory } => json!({ "cpu": cpu, "memory": quantity::from_mib(*memory) }),
+            Size::Class(class) => json!({ "className": class }),
+        };
         let defaults: VirtualMachineSpec = serde_json::from_value(minimal).map_err(ApiError::internal)?;
         let spec = VirtualMachineSpec {
             display_name: Some(self.name.clone()),
@@ -156,8 +171,7 @@ mod tests {
     fn the_references_example_becomes_an_object() {
         let new = NewVm {
             name: "My VM".into(),
-            cpu: 2,
-            memory: 2048,
+            size: Size::Numbers { cpu: 2, memory: 2048 },
             os_type: Some("ubuntu-desktop".into()),
             disk: None,
             ssh_authorized_keys: vec![],
@@ -179,7 +193,9 @@ mod tests {
         assert!(!spec.contains("/bin/sh"), "user data is in no custom resource: {spec}");
         let reference = told.spec.cloud_init.clone().unwrap().user_data_secret_ref.unwrap();
         assert_eq!(reference.name, names::guest_data_secret(&told.name_any()));
-        let off = NewVm { start: false, ..new }.object().unwrap();
+        let off = NewVm { start: false, size: Size::Class("small".into()), ..new }.object().unwrap();
         assert_eq!(off.spec.power_state, PowerState::Stopped);
+        let spec = serde_json::to_value(&off.spec).unwrap();
+        assert_eq!((spec.get("className"), spec.get("cpu"), spec.get("memory")), (Some(&json!("small")), None, None));
     }
 }

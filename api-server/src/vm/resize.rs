@@ -16,43 +16,57 @@ use crate::app::App;
 use crate::error::{ApiError, Noun, from_kube};
 use crate::store::Cache;
 
-/// New sizes, checked. What is missing stays.
-#[derive(Debug, Clone, Copy)]
-pub struct Sizes {
-    /// Virtual CPUs.
-    pub cpu: Option<i32>,
-    /// Memory in MiB.
-    pub memory: Option<u64>,
+/// A new size, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sizes {
+    /// In numbers. What is missing stays.
+    Numbers {
+        /// Virtual CPUs.
+        cpu: Option<i32>,
+        /// Memory in MiB.
+        memory: Option<u64>,
+    },
+    /// Those of a class.
+    Class(String),
 }
 
 /// CPU and memory as they stand in a spec.
 #[derive(Debug, Clone, PartialEq)]
-struct SpecSizes {
-    cpu: i32,
-    memory: Quantity,
+enum SpecSizes {
+    Class(String),
+    Numbers { cpu: i32, memory: Quantity },
 }
 
 impl SpecSizes {
     fn of(vm: &VirtualMachine) -> Self {
-        Self { cpu: vm.spec.cpu, memory: vm.spec.memory.clone() }
+        match &vm.spec.class_name {
+            Some(class) => Self::Class(class.clone()),
+            None => Self::Numbers { cpu: vm.spec.cpu, memory: vm.spec.memory.clone() },
+        }
     }
 
-    fn changed(&self, sizes: Sizes) -> Self {
-        let same_memory = |mib: &u64| crate::model::mib(&self.memory) == *mib;
-        Self {
-            cpu: sizes.cpu.unwrap_or(self.cpu),
-            // 2048Mi is not written over 2Gi.
-            memory: sizes
-                .memory
-                .filter(|mib| !same_memory(mib))
-                .map_or_else(|| self.memory.clone(), quantity::from_mib),
+    /// What is to stand there, given what the virtual machine has now.
+    fn changed(sizes: &Sizes, (has_cpu, has_memory): (i32, &Quantity)) -> Self {
+        match sizes {
+            Sizes::Class(class) => Self::Class(class.clone()),
+            Sizes::Numbers { cpu, memory } => Self::Numbers {
+                cpu: cpu.unwrap_or(has_cpu),
+                // 2048Mi is not written over 2Gi.
+                memory: memory
+                    .filter(|mib| crate::model::mib(has_memory) != *mib)
+                    .map_or_else(|| has_memory.clone(), quantity::from_mib),
+            },
         }
     }
 
     fn patch(&self, vm: &VirtualMachine) -> Value {
+        let spec = match self {
+            Self::Class(class) => json!({ "className": class, "cpu": null, "memory": null }),
+            Self::Numbers { cpu, memory } => json!({ "className": null, "cpu": cpu, "memory": memory }),
+        };
         json!({
             "metadata": { "uid": vm.metadata.uid, "resourceVersion": vm.metadata.resource_version },
-            "spec": { "cpu": self.cpu, "memory": self.memory },
+            "spec": spec,
         })
     }
 }
@@ -67,7 +81,9 @@ pub async fn resize(app: &App, seen: Arc<VirtualMachine>, sizes: Sizes) -> Resul
             return Err(ApiError::Conflict("VM is being deleted".to_owned()));
         }
         let before = SpecSizes::of(&vm);
-        let after = before.changed(sizes);
+        let has =
+            vm.size().ok_or_else(|| ApiError::Conflict("VM has no size yet; its class is not there".to_owned()))?;
+        let after = SpecSizes::changed(&sizes, has);
         if after == before {
             return Ok(vm);
         }
@@ -144,9 +160,11 @@ mod tests {
 
     #[test]
     fn only_what_differs_changes() {
-        let before = SpecSizes { cpu: 2, memory: Quantity("2Gi".into()) };
-        assert_eq!(before.changed(Sizes { cpu: None, memory: Some(2048) }), before);
-        let after = before.changed(Sizes { cpu: Some(4), memory: Some(4096) });
-        assert_eq!(after, SpecSizes { cpu: 4, memory: Quantity("4Gi".into()) });
+        let memory = Quantity("2Gi".into());
+        let changed = |cpu, memory_mib| SpecSizes::changed(&Sizes::Numbers { cpu, memory: memory_mib }, (2, &memory));
+        assert_eq!(changed(None, Some(2048)), SpecSizes::Numbers { cpu: 2, memory: memory.clone() });
+        assert_eq!(changed(Some(4), Some(4096)), SpecSizes::Numbers { cpu: 4, memory: Quantity("4Gi".into()) });
+        let class = SpecSizes::changed(&Sizes::Class("large".into()), (2, &memory));
+        assert_eq!(class, SpecSizes::Class("large".into()));
     }
 }

@@ -72,15 +72,26 @@ pub fn disk(mib: i64) -> Result<u64, ApiError> {
 
 /// The name of an image, whether there is one or not.
 pub fn os_type(name: &str) -> Result<(), ApiError> {
-    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let fits = name.len() <= 63
-        && name.starts_with(edge)
-        && name.ends_with(edge)
-        && name.chars().all(|c| edge(c) || c == '-' || c == '.');
-    if fits {
+    if is_object_name(name) {
         return Ok(());
     }
     invalid("os_type must be a name such as ubuntu-desktop: at most 63 lower-case letters, digits, - and .")
+}
+
+/// The name of a class, whether there is one or not.
+pub fn class(name: &str) -> Result<(), ApiError> {
+    if is_object_name(name) {
+        return Ok(());
+    }
+    invalid("class must be a name such as small: at most 63 lower-case letters, digits, - and .")
+}
+
+fn is_object_name(name: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= 63
+        && name.starts_with(edge)
+        && name.ends_with(edge)
+        && name.chars().all(|c| edge(c) || c == '-' || c == '.')
 }
 
 /// Public keys in the format of authorized_keys.

@@ -40,6 +40,7 @@ pub fn refusal(reason: &str, message: String) -> ApiError {
         reasons::QUOTA_EXCEEDED => {}
         // The same request is right at another time.
         reasons::HOST_FULL => return ApiError::Conflict(message),
+        reasons::CLASS_NOT_FOUND => return ApiError::Missing(message),
         _ => return ApiError::Invalid(message),
     }
     let said = message.get(.."quota exceeded".len()).is_some_and(|start| start.eq_ignore_ascii_case("quota exceeded"));
@@ -78,5 +79,6 @@ mod tests {
         assert_eq!(refusal("QuotaExceeded", "Quota exceeded: 1".into()).to_string(), "Quota exceeded: 1");
         assert!(matches!(refusal("InvalidSpec", "x".into()), ApiError::Invalid(_)));
         assert!(matches!(refusal("HostFull", "x".into()), ApiError::Conflict(_)));
+        assert!(matches!(refusal("ClassNotFound", "x".into()), ApiError::Missing(_)));
     }
 }

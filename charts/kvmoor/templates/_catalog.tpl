@@ -8,8 +8,19 @@
 {{- $images = append $images (dict "name" $name "spec" $spec) }}
 {{- end }}
 {{- end -}}
+{{- $classes := list }}
+{{- range $name, $class := .Values.classes }}
+{{- if $class.enabled }}
+{{- $classes = append $classes (dict "name" $name "spec" (omit $class "enabled")) }}
+{{- end }}
+{{- end -}}
 images:
 {{- range $images }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- else }} []
+{{- end }}
+classes:
+{{- range $classes }}
 - {{ toYaml . | nindent 2 | trim }}
 {{- else }} []
 {{- end }}

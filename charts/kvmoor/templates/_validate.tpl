@@ -32,6 +32,16 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- range $name, $class := .Values.classes }}
+{{- if $class.enabled }}
+{{- if not (regexMatch "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$" $name) }}
+{{- fail (printf "classes: %q cannot be the name of a class: at most 63 of a-z, 0-9, - and ." $name) }}
+{{- end }}
+{{- if not (and $class.cpu $class.memory) }}
+{{- fail (printf "classes.%s: cpu or memory is missing" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) }}
 {{- fail "metrics.serviceMonitor is on but metrics.enabled is not: there would be nothing to scrape" }}
 {{- end }}

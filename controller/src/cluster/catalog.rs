@@ -1,16 +1,18 @@
-//! The catalog: Images and the default Quota that whoever installed Kvmoor wants to be there, from a file.
+//! The catalog: Images, classes and the default Quota that whoever installed Kvmoor wants to be there, from a file.
 //!
 //! They cannot come with the definitions: Helm looks up all kinds of a chart before it makes any of them. So the chart
 //! brings a file, and the leader applies it once. What the file does not name is left alone; the Quota is applied again
 //! only when the file says something new, because admins change it too.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt as _};
-use kvmoor_crds::{Image, Quota, names};
+use kvmoor_crds::{Image, Quota, VirtualMachineClass, names};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,13 @@ use crate::cluster::writer::{WriteError, Writer};
 const MANAGER: &str = "kvmoor-catalog";
 /// Annotation of the default Quota: what the catalog said when it was applied.
 const DIGEST_ANNOTATION: &str = "kvmoor.dev/catalog";
+/// The classes of an installation whose catalog says nothing of classes: name, virtual CPUs, memory, disk.
+const CLASSES: [(&str, u32, &str, &str); 4] = [
+    ("small", 1, "2Gi", "20Gi"),
+    ("medium", 2, "4Gi", "40Gi"),
+    ("large", 4, "8Gi", "80Gi"),
+    ("xlarge", 8, "16Gi", "160Gi"),
+];
 /// Bounds of the delay between two attempts.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -30,12 +39,14 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub struct Catalog {
     #[serde(default)]
     images: Vec<Entry>,
+    #[serde(default)]
+    classes: Option<Vec<Entry>>,
     /// The spec of the default Quota.
     #[serde(default)]
     quota: Option<Value>,
 }
 
-/// An Image.
+/// An Image or a class.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -57,7 +68,9 @@ pub enum CatalogError {
         source: std::io::Error,
     },
     /// It is not a catalog.
-    #[error("the catalog {path} must have `images`, a list of name and spec, and `quota`, the spec of a Quota")]
+    #[error(
+        "the catalog {path} must have `images` and `classes`, lists of name and spec, and `quota`, the spec of a Quota"
+    )]
     Parse {
         /// Which file.
         path: PathBuf,
@@ -79,15 +92,26 @@ impl Catalog {
     }
 
     fn objects(self) -> Vec<Object> {
-        let images = self.images.into_iter().map(Object::Image);
-        images.chain(self.quota.map(Object::Quota)).collect()
+        let Self { images, classes, quota } = self;
+        let images = images.into_iter().map(Object::Image);
+        let classes = classes.unwrap_or_else(usual_classes).into_iter().map(Object::Class);
+        images.chain(classes).chain(quota.map(Object::Quota)).collect()
     }
+}
+
+fn usual_classes() -> Vec<Entry> {
+    let entry = |(name, cpu, memory, disk): (&str, _, _, _)| Entry {
+        name: name.to_owned(),
+        spec: json!({ "cpu": cpu, "memory": memory, "disk": disk }),
+    };
+    CLASSES.map(entry).into()
 }
 
 /// One object to apply.
 #[derive(Debug, Clone, PartialEq)]
 enum Object {
     Image(Entry),
+    Class(Entry),
     Quota(Value),
 }
 
@@ -132,6 +156,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
 fn settled(object: &Object, outcome: Result<(), WriteError>) -> bool {
     let name = match object {
         Object::Image(entry) => format!("Image {}", entry.name),
+        Object::Class(entry) => format!("VirtualMachineClass {}", entry.name),
         Object::Quota(_) => "default Quota".to_owned(),
     };
     match outcome {
@@ -140,8 +165,8 @@ fn settled(object: &Object, outcome: Result<(), WriteError>) -> bool {
             let message = &status.message;
             tracing::error!(
                 message,
-                "the {name} of the catalog was refused; of an Image that is there, url, sha256 and format never change: \
-                 give the new one another name"
+                "the {name} of the catalog was refused; of an Image that is there, url, sha256 and format never change, \
+                 nor does the size of a class: give the new one another name"
             );
             true
         }
@@ -156,16 +181,9 @@ fn settled(object: &Object, outcome: Result<(), WriteError>) -> bool {
 }
 
 async fn apply(writer: &Writer, namespace: &str, object: &Object) -> Result<(), WriteError> {
-    let params = PatchParams::apply(MANAGER).force().validation_strict();
     match object {
-        Object::Image(Entry { name, spec }) => {
-            let api: Api<Image> = Api::all(writer.client());
-            let body = json!({
-                "apiVersion": Image::api_version(&()), "kind": Image::kind(&()),
-                "metadata": { "name": name }, "spec": spec,
-            });
-            writer.write(api.patch(name, &params, &Patch::Apply(body))).await.map(|_| ())
-        }
+        Object::Image(entry) => apply_entry::<Image>(writer, entry).await,
+        Object::Class(entry) => apply_entry::<VirtualMachineClass>(writer, entry).await,
         Object::Quota(spec) => {
             let api: Api<Quota> = Api::namespaced(writer.client(), namespace);
             let digest = digest(spec);
@@ -177,9 +195,24 @@ async fn apply(writer: &Writer, namespace: &str, object: &Object) -> Result<(), 
                 "apiVersion": Quota::api_version(&()), "kind": Quota::kind(&()),
                 "metadata": { "name": names::QUOTA_NAME, "annotations": { DIGEST_ANNOTATION: digest } }, "spec": spec,
             });
-            writer.write(api.patch(names::QUOTA_NAME, &params, &Patch::Apply(body))).await.map(|_| ())
+            writer.write(api.patch(names::QUOTA_NAME, &params(), &Patch::Apply(body))).await.map(|_| ())
         }
     }
+}
+
+async fn apply_entry<K>(writer: &Writer, Entry { name, spec }: &Entry) -> Result<(), WriteError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api: Api<K> = Api::all(writer.client());
+    let body = json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": { "name": name }, "spec": spec,
+    });
+    writer.write(api.patch(name, &params(), &Patch::Apply(body))).await.map(|_| ())
+}
+
+fn params() -> PatchParams {
+    PatchParams::apply(MANAGER).force().validation_strict()
 }
 
 /// Whether the catalog says something that was not applied before.
@@ -195,6 +228,8 @@ fn digest(spec: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kvmoor_crds::VirtualMachineClassSpec;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Catalog, serde_yaml::Error> {
@@ -203,13 +238,29 @@ mod tests {
 
     #[test]
     fn reads_what_the_chart_writes() {
-        let text = "images:\n- name: a-1\n  spec: {url: 'https://e.org/a', format: raw}\nquota:\n  maxVms: 3\n";
+        let text = "images:\n- name: a-1\n  spec: {url: 'https://e.org/a', format: raw}\n\
+                    classes:\n- name: s\n  spec: {cpu: 1, memory: 1Gi}\nquota:\n  maxVms: 3\n";
         let objects = parse(text).unwrap().objects();
         let spec = json!({ "url": "https://e.org/a", "format": "raw" });
         let image = Object::Image(Entry { name: "a-1".into(), spec });
-        assert_eq!(objects, [image, Object::Quota(json!({ "maxVms": 3 }))]);
-        assert_eq!(parse("images: []\n").unwrap().objects(), []);
+        let class = Object::Class(Entry { name: "s".into(), spec: json!({ "cpu": 1, "memory": "1Gi" }) });
+        assert_eq!(objects, [image, class, Object::Quota(json!({ "maxVms": 3 }))]);
+        assert_eq!(parse("images: []\nclasses: []\n").unwrap().objects(), []);
         assert!(parse("image: []\n").is_err());
+    }
+
+    #[test]
+    fn without_a_word_of_classes_there_are_the_usual_ones() {
+        let objects = parse("images: []\n").unwrap().objects();
+        let names = objects.iter().map(|object| match object {
+            Object::Class(Entry { name, spec }) => {
+                serde_json::from_value::<VirtualMachineClassSpec>(spec.clone()).unwrap();
+                name.as_str()
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["small", "medium", "large", "xlarge"]);
+        assert_eq!(Catalog::default().objects(), objects);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | [`snapshots`] | ids, admission, hosts and finalizers of snapshots and restores | VirtualMachineSnapshot, VirtualMachineRestore |
 //! | [`tenants`] | ids, namespaces and rights of users, the first admin | User, Namespace, RoleBinding, Secret |
 //!
-//! Beside them [`catalog`] makes the Images and the default Quota that the installation comes with.
+//! Beside them [`catalog`] makes the Images, the classes and the default Quota that the installation comes with.
 //!
 //! Every replica serves [`guest_data`] to the hosts: what a guest is told from Secrets.
 //!
@@ -71,7 +71,7 @@ pub struct Args {
     /// `--guest-data-listen` if it is a certain one, else the one that the network routes from.
     #[arg(long, env = "KVMOOR_GUEST_DATA_ADDRESS")]
     guest_data_address: Option<String>,
-    /// File with the Images and the default Quota that are to be there.
+    /// File with the Images, the classes and the default Quota that are to be there.
     #[arg(long, env = "KVMOOR_CATALOG")]
     catalog: Option<std::path::PathBuf>,
 }

@@ -288,10 +288,13 @@ pub fn parse(
     };
     let spec = &object.spec;
     let uid = identity.uid.as_str();
-    let memory = bytes("spec.memory", &spec.memory)?.min(bytes("status.admitted.memory", &admitted.memory)?);
-    let cpu = u32::try_from(spec.cpu.min(admitted.cpu)).ok().filter(|cpu| *cpu > 0);
+    // What a class stands for is known from the admission alone.
+    let (cpu, memory) = object.size().unwrap_or((admitted.cpu, &admitted.memory));
+    let memory = bytes("spec.memory", memory)?.min(bytes("status.admitted.memory", &admitted.memory)?);
+    let cpu = u32::try_from(cpu.min(admitted.cpu)).ok().filter(|cpu| *cpu > 0);
     let cpu = cpu.ok_or_else(|| Invalid { field: "spec.cpu", message: "must be at least 1".to_owned() })?;
-    let root = root(spec.os_type.as_deref(), spec.disk.as_ref().and_then(|disk| disk.size.as_ref()), uid, image)?;
+    let size = spec.disk.as_ref().and_then(|disk| disk.size.as_ref()).or(admitted.root_disk.as_ref());
+    let root = root(spec.os_type.as_deref(), size, uid, image)?;
     let disks = spec.disks.iter().map(|disk| {
         Ok(Extra {
             volume: names::extra_volume(uid, &disk.name),
@@ -417,6 +420,15 @@ mod tests {
         assert_eq!((larger.cpu, larger.memory_mib), (2, 1024));
         let smaller = machine(serde_json::json!({"spec": {"cpu": 1, "memory": "512.5Mi"}}));
         assert_eq!((smaller.cpu, smaller.memory_mib), (1, 513));
+    }
+
+    #[test]
+    fn a_class_is_what_it_was_admitted_as() {
+        let classed = machine(serde_json::json!({
+            "spec": { "cpu": 0, "memory": "", "className": "small", "osType": null },
+            "status": { "admitted": { "rootDisk": "20Gi" } },
+        }));
+        assert_eq!((classed.cpu, classed.memory_mib, classed.root.capacity), (2, 1024, 20 << 30));
     }
 
     #[test]

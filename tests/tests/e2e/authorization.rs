@@ -44,6 +44,7 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("create_vm", Access::Session),
     ("get_quota", Access::Session),
     ("list_images", Access::Session),
+    ("list_classes", Access::Session),
     ("follow_vms", Access::Session),
     ("get_vm", Access::Vm),
     ("delete_vm", Access::Vm),

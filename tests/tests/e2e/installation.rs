@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use kvmoor_crds::{Image, Quota, names};
+use kvmoor_crds::{Image, Quota, VirtualMachineClass, names};
 use kvmoor_dev::SYSTEM_NAMESPACE;
 use kvmoor_tests::vm::SOON;
 use kvmoor_tests::wait;
@@ -34,20 +34,25 @@ pub async fn the_catalog_is_applied_and_admins_have_the_last_word(shared: &Share
     let client = shared.cluster.client().await?;
     let images: Api<Image> = Api::all(client.clone());
     let quotas: Api<Quota> = Api::namespaced(client, SYSTEM_NAMESPACE);
-    let before = quotas.get(names::QUOTA_NAME).await?;
+    let quota = || async { Ok(quotas.get(names::QUOTA_NAME).await?) };
+    let before = wait::until("the default quota", SOON, quota, |_| true).await?;
     let path = shared.cluster.dir().join("catalog.yaml");
     let catalog = |sum: &str, vms: u32| {
         let url = "https://images.example.com/a.qcow2";
         let image =
             json!({ "name": "in-catalog", "spec": { "url": url, "sha256": sum.repeat(64), "displayName": "A" } });
         let quota = json!({ "maxVms": vms, "maxCpu": 50, "maxMemory": "50Gi" });
-        std::fs::write(&path, json!({ "images": [image], "quota": quota }).to_string())
+        let class = json!({ "name": "in-catalog", "spec": { "cpu": 1, "memory": format!("{vms}Mi") } });
+        std::fs::write(&path, json!({ "images": [image], "classes": [class], "quota": quota }).to_string())
     };
     catalog("0", 31)?;
     with_catalog(shared, Some(&path)).await?;
     let is_there = |image: &Option<Image>| image.is_some();
     wait::until("the image of the catalog", SOON, || async { Ok(images.get_opt("in-catalog").await?) }, is_there)
         .await?;
+    let classes: Api<VirtualMachineClass> = Api::all(shared.cluster.client().await?);
+    let class = || async { Ok(classes.get("in-catalog").await?.spec.memory.0) };
+    wait::until("the class of the catalog", SOON, class, |memory| memory == "31Mi").await?;
     let vms = || async { Ok(quotas.get(names::QUOTA_NAME).await?.spec.max_vms) };
     wait::until("the quota of the catalog", SOON, vms, |vms| *vms == 31).await?;
 
@@ -57,15 +62,16 @@ pub async fn the_catalog_is_applied_and_admins_have_the_last_word(shared: &Share
     wait::until("the image again", SOON, || async { Ok(images.get_opt("in-catalog").await?) }, is_there).await?;
     ensure!(vms().await? == 32, "the catalog took back what an admin set");
 
-    // What never changes in an Image is refused, and the rest is applied all the same.
+    // What never changes in an Image or a class is refused, and the rest is applied all the same.
     catalog("1", 33)?;
     with_catalog(shared, Some(&path)).await?;
     wait::until("the new quota of the catalog", SOON, vms, |vms| *vms == 33).await?;
     let image = images.get("in-catalog").await?;
-    ensure!(image.spec.sha256 == Some("0".repeat(64)));
+    ensure!(image.spec.sha256 == Some("0".repeat(64)) && class().await? == "31Mi");
 
     with_catalog(shared, None).await?;
     images.delete("in-catalog", &DeleteParams::default()).await?;
+    classes.delete("in-catalog", &DeleteParams::default()).await?;
     let quota = json!({
         "max_vms": before.spec.max_vms, "max_cpu": before.spec.max_cpu,
         "max_memory": kvmoor_crds::quantity::bytes(&before.spec.max_memory)? >> 20,

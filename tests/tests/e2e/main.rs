@@ -5,6 +5,7 @@
 
 mod authorization;
 mod bad_input;
+mod classes;
 mod conformance;
 mod console;
 mod crash;
@@ -63,6 +64,8 @@ fn main() -> anyhow::Result<()> {
         trouble::a_panic_is_a_crash_with_a_name,
         trouble::a_crash_that_comes_again_backs_off,
         trouble::no_room_halts_a_guest_until_there_is_some,
+        classes::a_size_by_name,
+        classes::a_class_that_comes_later_or_goes,
         firmware::secure_boot_and_a_tpm,
         firmware::a_tpm_is_part_of_a_snapshot,
         reference::users,

@@ -11,6 +11,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::create::some_text;
 use super::show;
 use crate::app::AppState;
 use crate::auth::extract::OwnedVm;
@@ -61,6 +62,9 @@ pub struct ActionBody {
     /// Memory in MiB, for resize.
     #[serde(default, deserialize_with = "some_whole")]
     pub memory: Option<i64>,
+    /// Class, for resize; instead of cpu and memory.
+    #[serde(default, deserialize_with = "some_text")]
+    pub class: Option<String>,
 }
 
 /// By hand, because only resize has sizes, and it has at least one.
@@ -80,8 +84,19 @@ impl PartialSchema for ActionBody {
             .property("memory", number(16, 16 << 20))
             .min_properties(Some(2))
             .examples([json!({ "action": "resize", "cpu": 4, "memory": 4096 })]);
+        let name = ObjectBuilder::new().schema_type(Type::String).max_length(Some(63));
+        let class = object()
+            .required("class")
+            .property("action", action(&["resize"]))
+            .property("class", name.pattern(Some("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")))
+            .examples([json!({ "action": "resize", "class": "large" })]);
         let plain = object().property("action", action(&plain)).examples([json!({ "action": "start" })]);
-        OneOfBuilder::new().description(Some("An action on a virtual machine.")).item(plain).item(resize).into()
+        OneOfBuilder::new()
+            .description(Some("An action on a virtual machine."))
+            .item(plain)
+            .item(resize)
+            .item(class)
+            .into()
     }
 }
 
@@ -114,8 +129,8 @@ impl ActionBody {
     fn check(&self) -> Result<Checked, ApiError> {
         let power = match self.action {
             Action::Resize => return self.check_sizes().map(Checked::Resize),
-            _ if self.cpu.is_some() || self.memory.is_some() => {
-                return Err(ApiError::Invalid("cpu and memory belong to the action resize".to_owned()));
+            _ if self.cpu.is_some() || self.memory.is_some() || self.class.is_some() => {
+                return Err(ApiError::Invalid("cpu, memory and class belong to the action resize".to_owned()));
             }
             Action::Delete => return Ok(Checked::Delete),
             Action::Start => PowerAction::Start,
@@ -130,12 +145,19 @@ impl ActionBody {
     }
 
     fn check_sizes(&self) -> Result<Sizes, ApiError> {
+        if let Some(class) = &self.class {
+            if self.cpu.is_some() || self.memory.is_some() {
+                return Err(ApiError::Invalid("Give either class, or cpu and memory".to_owned()));
+            }
+            validate::class(class)?;
+            return Ok(Sizes::Class(class.clone()));
+        }
         if self.cpu.is_none() && self.memory.is_none() {
-            return Err(ApiError::Invalid("resize needs cpu, memory or both".to_owned()));
+            return Err(ApiError::Invalid("resize needs cpu, memory or both, or a class".to_owned()));
         }
         let cpu = self.cpu.map(validate::cpu).transpose()?;
         let memory = self.memory.map(validate::memory).transpose()?;
-        Ok(Sizes { cpu, memory })
+        Ok(Sizes::Numbers { cpu, memory })
     }
 }
 
@@ -189,13 +211,15 @@ mod tests {
         let Ok(Checked::Resize(sizes)) = check(json!({ "action": "resize", "cpu": 4, "memory": 4096 })) else {
             panic!()
         };
-        assert_eq!((sizes.cpu, sizes.memory), (Some(4), Some(4096)));
+        assert_eq!(sizes, Sizes::Numbers { cpu: Some(4), memory: Some(4096) });
     }
 
     #[test]
     fn sizes_belong_to_resize() {
         assert!(check(json!({ "action": "start", "cpu": 4 })).is_err());
         assert!(check(json!({ "action": "resize" })).is_err());
+        assert!(check(json!({ "action": "resize", "class": "large", "cpu": 1 })).is_err());
+        assert!(matches!(check(json!({ "action": "resize", "class": "large" })), Ok(Checked::Resize(Sizes::Class(_)))));
         assert_eq!(check(json!({ "action": "resize", "cpu": 0 })).unwrap_err(), "CPU must be greater than 0");
         assert!(check(json!({ "action": "explode" })).unwrap_err().contains("unknown variant"));
     }

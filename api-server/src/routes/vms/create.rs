@@ -1,10 +1,14 @@
 //! `POST /api/vms`
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::show;
 use crate::app::AppState;
@@ -12,9 +16,9 @@ use crate::auth::extract::Authn;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::Body;
 use crate::model::Vm;
-use crate::number::{optional_whole, whole};
+use crate::number::{optional_whole, some_whole};
 use crate::openapi::OverQuota;
-use crate::vm::create::{NewVm, create};
+use crate::vm::create::{NewVm, Size, create};
 use crate::vm::guest_data::GuestData;
 use crate::vm::validate;
 
@@ -31,14 +35,19 @@ pub struct CreateVm {
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
     )]
     pub name: String,
-    /// Virtual CPUs.
-    #[schema(example = 2, minimum = 1, maximum = 512)]
-    #[serde(deserialize_with = "whole")]
-    pub cpu: i64,
-    /// Memory in MiB.
-    #[schema(example = 2048, minimum = 16, maximum = 16777216)]
-    #[serde(deserialize_with = "whole")]
-    pub memory: i64,
+    /// Virtual CPUs. Needed where there is no class.
+    #[schema(example = 2, minimum = 1, maximum = 512, nullable = false)]
+    #[serde(default, deserialize_with = "some_whole")]
+    pub cpu: Option<i64>,
+    /// Memory in MiB. Needed where there is no class.
+    #[schema(example = 2048, minimum = 16, maximum = 16777216, nullable = false)]
+    #[serde(default, deserialize_with = "some_whole")]
+    pub memory: Option<i64>,
+    /// Name of the class that says how many CPUs and how much memory it has, and how large its disk is where `disk` is
+    /// missing; instead of `cpu` and `memory`.
+    #[schema(example = "small", max_length = 63, pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", nullable = false)]
+    #[serde(default, deserialize_with = "some_text")]
+    pub class: Option<String>,
     /// Name of the image that the disk starts from. Where there is none of that name, the disk is blank.
     #[schema(example = "ubuntu-desktop", max_length = 63, pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
     pub os_type: Option<String>,
@@ -81,20 +90,57 @@ pub fn keys(keys: Vec<SshKey>) -> Result<Vec<String>, ApiError> {
     Ok(keys)
 }
 
+/// Reads text into a field that may be missing, but not null.
+pub fn some_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}
+
+/// The body as the document has it: what a deriving cannot say is that a size is there, in numbers or by name.
+#[derive(Debug)]
+pub enum CreateVmBody {}
+
+impl PartialSchema for CreateVmBody {
+    fn schema() -> RefOr<Schema> {
+        let with = |size: &[&str], without: &[&str]| match CreateVm::schema() {
+            RefOr::T(Schema::Object(mut object)) => {
+                object.properties.retain(|name, _| !without.contains(&name.as_str()));
+                object.required.extend(size.iter().map(|name| (*name).to_owned()));
+                RefOr::T(Schema::Object(object))
+            }
+            other => other,
+        };
+        OneOfBuilder::new()
+            .description(Some("A virtual machine to be made, with a size in numbers or that of a class."))
+            .item(with(&["cpu", "memory"], &["class"]))
+            .item(with(&["class"], &["cpu", "memory"]))
+            .into()
+    }
+}
+
+impl ToSchema for CreateVmBody {
+    fn name() -> Cow<'static, str> {
+        CreateVm::name()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        CreateVm::schemas(schemas);
+    }
+}
+
 fn yes() -> bool {
     true
 }
 
 impl CreateVm {
     fn check(self) -> Result<NewVm, ApiError> {
-        let Self { name, cpu, memory, os_type, disk, ssh_authorized_keys, user_data, network_config, start } = self;
+        let Self { name, cpu, memory, class, os_type, disk, ssh_authorized_keys, user_data, network_config, start } =
+            self;
         validate::name(&name)?;
         os_type.as_deref().map_or(Ok(()), validate::os_type)?;
         let ssh_authorized_keys = keys(ssh_authorized_keys)?;
         Ok(NewVm {
             name,
-            cpu: validate::cpu(cpu)?,
-            memory: validate::memory(memory)?,
+            size: size(cpu, memory, class)?,
             os_type,
             disk: disk.map(validate::disk).transpose()?,
             ssh_authorized_keys,
@@ -107,6 +153,21 @@ impl CreateVm {
     }
 }
 
+fn size(cpu: Option<i64>, memory: Option<i64>, class: Option<String>) -> Result<Size, ApiError> {
+    match (cpu, memory, class) {
+        (None, None, Some(class)) => {
+            validate::class(&class)?;
+            Ok(Size::Class(class))
+        }
+        (_, _, Some(_)) => Err(ApiError::Invalid("Give either class, or cpu and memory".to_owned())),
+        (Some(cpu), Some(memory), None) => {
+            Ok(Size::Numbers { cpu: validate::cpu(cpu)?, memory: validate::memory(memory)? })
+        }
+        (None, _, None) => Err(ApiError::Invalid("missing field `cpu`: give cpu and memory, or a class".to_owned())),
+        (_, None, None) => Err(ApiError::Invalid("missing field `memory`: give cpu and memory, or a class".to_owned())),
+    }
+}
+
 /// Create a virtual machine, and start it
 #[utoipa::path(
     post,
@@ -114,10 +175,11 @@ impl CreateVm {
     operation_id = "create_vm",
     tag = "vms",
     security(("bearer" = [])),
-    request_body = CreateVm,
+    request_body = CreateVmBody,
     responses(
         (status = 201, description = "The virtual machine, within quota and soon running", body = Vm),
         OverQuota,
+        (status = 404, description = "There is no class of that name; the message says which there are", body = ErrorBody),
         (status = 409, description = "The namespace is being deleted", body = ErrorBody),
     )
 )]
@@ -149,7 +211,9 @@ mod tests {
         let body = json!({ "name": "My VM", "cpu": 2, "memory": 2048, "os_type": "ubuntu-desktop" });
         let new = check(body).unwrap();
         assert!(new.start);
-        assert_eq!((new.cpu, new.memory), (2, 2048));
+        assert_eq!(new.size, Size::Numbers { cpu: 2, memory: 2048 });
+        let classed = check(json!({ "name": "x", "class": "small" })).unwrap();
+        assert_eq!(classed.size, Size::Class("small".into()));
         assert!(!check(json!({ "name": "x", "cpu": 1, "memory": 16, "start": false })).unwrap().start);
     }
 
@@ -170,5 +234,8 @@ mod tests {
         assert!(of(("memory", json!(1e30))).contains("expected a whole number"));
         assert!(of(("nodeName", json!("host-1"))).contains("unknown field"));
         assert!(check(json!({ "name": "x" })).unwrap_err().contains("missing field"));
+        assert!(check(json!({ "name": "x", "cpu": 1 })).unwrap_err().contains("missing field `memory`"));
+        assert_eq!(of(("class", json!("small"))), "Give either class, or cpu and memory");
+        assert!(check(json!({ "name": "x", "class": "../x" })).unwrap_err().contains("class"));
     }
 }

@@ -37,10 +37,13 @@ pub async fn get_vm_stats(State(app): State<AppState>, target: OwnedVm) -> Resul
 
 /// Of what is on no host yet.
 fn nothing(vm: &VirtualMachine) -> Measured {
+    let size = vm.size();
+    let count = size.and_then(|(cpu, _)| u32::try_from(cpu).ok()).unwrap_or_default();
+    let total = size.and_then(|(_, memory)| quantity::bytes(memory).ok()).unwrap_or_default();
     Measured {
         state: "no state".to_owned(),
-        cpu: CpuStats { count: u32::try_from(vm.spec.cpu).unwrap_or_default(), ..CpuStats::default() },
-        memory: MemoryStats { total: quantity::bytes(&vm.spec.memory).unwrap_or_default(), ..MemoryStats::default() },
+        cpu: CpuStats { count, ..CpuStats::default() },
+        memory: MemoryStats { total, ..MemoryStats::default() },
         ..Measured::default()
     }
 }

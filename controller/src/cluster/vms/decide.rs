@@ -13,7 +13,7 @@ use super::admission::{self, Limits};
 use super::liveness::Liveness;
 use super::placement::{self, Candidate, Need, mebibytes};
 use super::status::{self, Change, Desired, Voice};
-use super::view::Vm;
+use super::view::{Class, Vm};
 use crate::cluster::resources::{Resources, Usage};
 
 /// Who made a virtual machine that is refused for good has this long to delete it; then it is done here.
@@ -36,6 +36,8 @@ pub struct Snapshot<'a> {
     pub liveness: BTreeMap<String, Liveness>,
     /// Images by name.
     pub images: BTreeMap<&'a str, ImageFacts<'a>>,
+    /// Classes by name.
+    pub classes: BTreeMap<&'a str, Class>,
 }
 
 /// A virtual machine and what is under way for it.
@@ -146,7 +148,7 @@ impl Ledger<'_, '_> {
         }
         let (admitted, admission) = self.admit(row);
         let refused = matches!(admission.status, Truth::False);
-        let mut desired = Desired { admitted, ..Desired::default() };
+        let mut desired = Desired { admitted, root_disk: self.root_disk(vm), ..Desired::default() };
         let mut bind = None;
         let obstacle = match (vm.node(), admitted) {
             (Some(node), _) => {
@@ -186,7 +188,7 @@ impl Ledger<'_, '_> {
             return Some(Decision { uid: vm.uid.clone(), status: None, bind: None, release: true, delete: false });
         }
         let (node, _id) = (vm.node()?, vm.id()?);
-        let mut desired = Desired { admitted: vm.admitted, ..Desired::default() };
+        let mut desired = Desired { admitted: vm.admitted, root_disk: self.root_disk(vm), ..Desired::default() };
         self.reach(vm, node, &mut desired);
         self.decision(vm, desired, None)
     }
@@ -211,6 +213,10 @@ impl Ledger<'_, '_> {
         if let (Some(_), Some(verdict)) = (vm.refused_since(), vm.condition(types::ADMITTED)) {
             return refuse(reasons::QUOTA_EXCEEDED, verdict.message.clone());
         }
+        let request = match request.resolve(&self.snapshot.classes) {
+            Ok((request, _)) => request,
+            Err(missing) => return refuse(reasons::CLASS_NOT_FOUND, missing),
+        };
         let image = vm.object.spec.os_type.as_deref().and_then(|name| self.snapshot.images.get(name));
         let mut requested = request.with_image(image.map_or(0, |image| image.size));
         if let Some(admitted) = vm.admitted {
@@ -237,6 +243,14 @@ impl Ledger<'_, '_> {
             allocate(&mut self.snapshot.hosts, node, charged.minus(before));
         }
         (Some(requested), Finding::new(types::ADMITTED, true, reasons::WITHIN_QUOTA, "within quota"))
+    }
+
+    /// The size of the root disk that its class says. As with all disks, it stays what it was admitted with.
+    fn root_disk(&self, vm: &Vm) -> Option<u64> {
+        match vm.admitted {
+            Some(_) => vm.admitted_root_disk(),
+            None => vm.requested.as_ref().ok()?.resolve(&self.snapshot.classes).ok()?.1,
+        }
     }
 
     /// Whether the host of a virtual machine has room for its growth.

@@ -97,6 +97,7 @@ fn snapshot(vms: Vec<Row<'_>>) -> Snapshot<'_> {
         hosts: vec![host("n1", 100)],
         liveness: BTreeMap::from([("n1".to_owned(), Liveness::Live)]),
         images: BTreeMap::new(),
+        classes: BTreeMap::new(),
     }
 }
 
@@ -542,4 +543,45 @@ fn what_shrinks_is_free_only_when_that_is_written() {
     assert_eq!(desired(of(&decisions, "a")).admitted.unwrap().cpu, 10);
     assert_eq!(desired(of(&decisions, "b")).admitted, None);
     assert_eq!(usage["ns"].resources.cpu, 20);
+}
+
+/// A virtual machine of a class.
+fn of_class(name: &str, extra: Value) -> Vm {
+    let mut class = json!({ "spec": { "cpu": 0, "memory": "", "className": "small" } });
+    merge(&mut class, extra);
+    vm(name, 0, class)
+}
+
+fn with_small(vms: Vec<Row<'_>>) -> Snapshot<'_> {
+    let small = Class { cpu: 3, memory: 2 * GIB, disk: Some(20 * GIB) };
+    Snapshot { classes: BTreeMap::from([("small", small)]), ..snapshot(vms) }
+}
+
+#[test]
+fn a_class_is_what_is_admitted() {
+    let plain = of_class("a", json!({}));
+    let (decisions, usage) = decide(with_small(vec![row(&plain)]));
+    let desired = desired(of(&decisions, "a"));
+    assert_eq!(desired.admitted, Some(Resources { cpu: 3, memory: 2 * GIB, disk: 20 * GIB }));
+    assert_eq!(desired.root_disk, Some(20 * GIB));
+    assert_eq!(usage["ns"].resources.cpu, 3);
+    let with_disk = of_class("a", json!({ "spec": { "disk": { "size": "5Gi" } } }));
+    let (decisions, _) = decide(with_small(vec![row(&with_disk)]));
+    let desired = self::desired(of(&decisions, "a"));
+    assert_eq!((desired.admitted.unwrap().disk, desired.root_disk), (5 * GIB, None));
+}
+
+#[test]
+fn without_its_class_nothing_is_admitted_and_what_was_stays() {
+    let new = of_class("a", json!({}));
+    let (decisions, _) = decide(snapshot(vec![row(&new)]));
+    let said = desired(of(&decisions, "a")).admission.clone().unwrap();
+    assert_eq!((said.status, said.reason), (Truth::False, reasons::CLASS_NOT_FOUND));
+    assert!(said.message.contains("there is no VirtualMachineClass small"), "{}", said.message);
+    let had = json!({ "cpu": 3, "memory": "2Gi", "disk": "20Gi", "rootDisk": "20Gi" });
+    let old = of_class("a", json!({ "spec": { "nodeName": "n1" }, "status": { "id": 1, "admitted": had } }));
+    let (decisions, _) = decide(snapshot(vec![row(&old)]));
+    let desired = desired(of(&decisions, "a"));
+    assert_eq!(desired.admitted, Some(Resources { cpu: 3, memory: 2 * GIB, disk: 20 * GIB }));
+    assert_eq!(desired.root_disk, Some(20 * GIB));
 }

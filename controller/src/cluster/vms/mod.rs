@@ -116,6 +116,7 @@ fn watch_all(client: &Client, system_namespace: &str) -> SelectAll<stream::BoxSt
         changes(Api::all(everywhere.clone()), all()).map(Input::Host).boxed(),
         changes(Api::all(everywhere.clone()), all()).map(|change| Input::Node(Box::new(change))).boxed(),
         changes(Api::all(everywhere.clone()), all()).map(Input::Image).boxed(),
+        changes(Api::all(everywhere.clone()), all()).map(Input::Class).boxed(),
         changes(Api::namespaced(everywhere, system_namespace), all()).map(Input::Lease).boxed(),
     ])
 }

@@ -19,6 +19,8 @@ use crate::warnings::Warning;
 pub struct Desired {
     /// What the quota is charged for.
     pub admitted: Option<Resources>,
+    /// Size of the root disk where the class says it, in bytes. It is decided with `admitted` and does not change after.
+    pub root_disk: Option<u64>,
     /// `Admitted`; as it stands where there is nothing to say.
     pub admission: Option<Finding>,
     /// `Scheduled`; as it stands where there is nothing to say.
@@ -59,7 +61,7 @@ pub enum Change {
 
 /// How much the desired status differs from the one that stands there.
 pub fn compare(vm: &Vm, desired: &Desired) -> Change {
-    let Desired { admitted, admission, scheduled, reachable, voice } = desired;
+    let Desired { admitted, root_disk: _, admission, scheduled, reachable, voice } = desired;
     let mut change = Change::None;
     if vm.id().is_none() || vm.admitted != *admitted {
         change = Change::Facts;
@@ -94,7 +96,7 @@ fn compare_condition(before: Option<&Condition>, finding: &Finding) -> Change {
 
 /// What to warn of besides: refusals that were not said before. Who waits for a verdict gets it as an answer.
 pub fn warnings(vm: &Vm, desired: &Desired) -> Vec<Warning> {
-    let Desired { admitted: _, admission, scheduled, reachable, voice: _ } = desired;
+    let Desired { admitted: _, root_disk: _, admission, scheduled, reachable, voice: _ } = desired;
     let is_answered = vm.object.annotations().contains_key(names::REFUSE_OVER_QUOTA_ANNOTATION);
     let admission = admission.as_ref().filter(|_| !is_answered || vm.admitted.is_some());
     let said = [("Admit", admission), ("Schedule", scheduled.as_ref()), ("Watch", reachable.as_ref())];
@@ -108,7 +110,7 @@ pub fn warnings(vm: &Vm, desired: &Desired) -> Vec<Warning> {
 
 /// The body of the apply to `/status`. It holds only for the version that was judged.
 pub fn document(vm: &Vm, desired: &Desired, id: i64, now: Timestamp) -> Value {
-    let Desired { admitted, admission, scheduled, reachable, voice } = desired;
+    let Desired { admitted, root_disk, admission, scheduled, reachable, voice } = desired;
     let before = vm.conditions();
     let make = |finding: &Finding| finding.clone().into_condition(before, Some(vm.generation()), now);
     let mut conditions = Vec::new();
@@ -140,6 +142,7 @@ pub fn document(vm: &Vm, desired: &Desired, id: i64, now: Timestamp) -> Value {
             cpu: i32::try_from(admitted.cpu).unwrap_or(i32::MAX),
             memory: quantity::from_bytes(admitted.memory),
             disk: quantity::from_bytes(admitted.disk),
+            root_disk: root_disk.map(quantity::from_bytes),
         }),
         ..VirtualMachineStatus::default()
     };

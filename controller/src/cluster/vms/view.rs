@@ -1,11 +1,13 @@
 //! What the cluster controller reads from a VirtualMachine, worked out once when it changes.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
 use kube::ResourceExt as _;
 use kvmoor_crds::conditions::{reasons, types};
 use kvmoor_crds::quantity::{self, MIB, QuantityError};
-use kvmoor_crds::{VirtualMachine, VirtualMachineSpec, conditions, names};
+use kvmoor_crds::{VirtualMachine, VirtualMachineClassSpec, VirtualMachineSpec, conditions, names};
 
 use crate::cluster::mirror::View;
 use crate::cluster::resources::Resources;
@@ -42,14 +44,16 @@ pub struct Vm {
 }
 
 /// What a spec asks for. The root disk's size depends on its image, which may become known later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
+    /// Name of the class that says CPUs and memory.
+    class: Option<String>,
     /// Virtual CPUs.
     pub cpu: u64,
     /// Memory, in bytes, whole MiB.
     pub memory: u64,
-    /// Least size of the root disk, in bytes.
-    root_disk: u64,
+    /// Least size of the root disk, in bytes, where the spec says it.
+    root_disk: Option<u64>,
     /// Sizes of the other disks together, in bytes.
     other_disks: u64,
 }
@@ -61,18 +65,63 @@ impl Request {
         for disk in &spec.disks {
             other_disks = other_disks.saturating_add(quantity::bytes(&disk.size)?);
         }
+        let memory = match spec.class_name {
+            Some(_) => 0,
+            None => quantity::bytes(&spec.memory)?.div_ceil(MIB).saturating_mul(MIB),
+        };
         Ok(Self {
+            class: spec.class_name.clone(),
             cpu: u64::try_from(spec.cpu).unwrap_or(0),
-            memory: quantity::bytes(&spec.memory)?.div_ceil(MIB).saturating_mul(MIB),
-            root_disk: size.map_or(Ok(DEFAULT_ROOT_DISK), quantity::bytes)?,
+            memory,
+            root_disk: size.map(quantity::bytes).transpose()?,
             other_disks,
         })
     }
 
+    /// The request in numbers, and the size of the root disk where the class says it.
+    ///
+    /// # Errors
+    /// A sentence, where there is no class of that name.
+    pub fn resolve(&self, classes: &BTreeMap<&str, Class>) -> Result<(Self, Option<u64>), String> {
+        let Some(name) = &self.class else { return Ok((self.clone(), None)) };
+        let class = classes.get(name.as_str()).ok_or_else(|| {
+            let names: Vec<&str> = classes.keys().copied().collect();
+            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            format!("there is no VirtualMachineClass {name}; there is {there}")
+        })?;
+        let root_disk = class.disk.filter(|_| self.root_disk.is_none());
+        let resolved =
+            Self { cpu: class.cpu, memory: class.memory, root_disk: self.root_disk.or(class.disk), ..self.clone() };
+        Ok((resolved, root_disk))
+    }
+
     /// The whole request, given the size of the image's disk in bytes (0 where there is no image).
-    pub fn with_image(self, image: u64) -> Resources {
-        let disk = self.root_disk.max(image).saturating_add(self.other_disks);
+    pub fn with_image(&self, image: u64) -> Resources {
+        let disk = self.root_disk.unwrap_or(DEFAULT_ROOT_DISK).max(image).saturating_add(self.other_disks);
         Resources { cpu: self.cpu, memory: self.memory, disk }
+    }
+}
+
+/// The size that a class stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Class {
+    /// Virtual CPUs.
+    pub cpu: u64,
+    /// Memory, in bytes, whole MiB.
+    pub memory: u64,
+    /// Least size of the root disk, in bytes.
+    pub disk: Option<u64>,
+}
+
+impl Class {
+    /// The size of a class; `None` where it cannot be read.
+    pub fn of(spec: &VirtualMachineClassSpec) -> Option<Self> {
+        let VirtualMachineClassSpec { description: _, cpu, memory, disk } = spec;
+        Some(Self {
+            cpu: u64::try_from(*cpu).ok()?,
+            memory: quantity::bytes(memory).ok()?.div_ceil(MIB).saturating_mul(MIB),
+            disk: disk.as_ref().map(quantity::bytes).transpose().ok()?,
+        })
     }
 }
 
@@ -146,6 +195,14 @@ impl Vm {
     /// The condition of that type.
     pub fn condition(&self, type_: &str) -> Option<&Condition> {
         conditions::find(self.conditions(), type_)
+    }
+}
+
+impl Vm {
+    /// `status.admitted.rootDisk`, in bytes.
+    pub fn admitted_root_disk(&self) -> Option<u64> {
+        let admitted = self.object.status.as_ref()?.admitted.as_ref()?;
+        quantity::bytes(admitted.root_disk.as_ref()?).ok()
     }
 }
 

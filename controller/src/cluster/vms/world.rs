@@ -7,14 +7,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Resource, ResourceExt as _};
 use kvmoor_crds::conditions::{is_true, types};
-use kvmoor_crds::{Host, Image, Quota, VirtualMachine, quantity};
+use kvmoor_crds::{Host, Image, Quota, VirtualMachine, VirtualMachineClass, quantity};
 use tokio::time::Instant;
 
 use super::admission::{DEFAULT_LIMITS, Limits};
 use super::decide::{ImageFacts, Row, Snapshot};
 use super::liveness::Renewals;
 use super::placement::Candidate;
-use super::view::Vm;
+use super::view::{Class, Vm};
 use crate::cluster::mirror::{Change, Mirror, View};
 use crate::cluster::resources::Resources;
 
@@ -31,6 +31,8 @@ pub enum Input {
     Node(Box<Change<Node>>),
     /// Of an Image.
     Image(Change<Image>),
+    /// Of a VirtualMachineClass.
+    Class(Change<VirtualMachineClass>),
     /// Of a Lease in the system namespace.
     Lease(Change<Lease>),
 }
@@ -61,18 +63,20 @@ pub struct World {
     hosts: Mirror<Host>,
     nodes: Mirror<NodeFacts>,
     images: Mirror<Image>,
+    classes: Mirror<VirtualMachineClass>,
     leases: Mirror<Lease>,
 }
 
 impl World {
     /// Whether everything has been seen once. Before that, nothing may be decided.
     pub fn is_complete(&self) -> bool {
-        let Self { vms, renewals: _, quotas, hosts, nodes, images, leases } = self;
+        let Self { vms, renewals: _, quotas, hosts, nodes, images, classes, leases } = self;
         vms.is_complete()
             && quotas.is_complete()
             && hosts.is_complete()
             && nodes.is_complete()
             && images.is_complete()
+            && classes.is_complete()
             && leases.is_complete()
     }
 
@@ -84,6 +88,7 @@ impl World {
             Input::Host(change) => drop(self.hosts.apply(change)),
             Input::Node(change) => drop(self.nodes.apply(*change)),
             Input::Image(change) => drop(self.images.apply(change)),
+            Input::Class(change) => drop(self.classes.apply(change)),
             Input::Lease(change) => {
                 if let Change::Present(lease) = &change {
                     self.renewals.see(lease, now, wall);
@@ -101,7 +106,7 @@ impl World {
         now: Instant,
         row: impl Fn(&'a Vm) -> Row<'a>,
     ) -> Snapshot<'a> {
-        let Self { vms, renewals, quotas, hosts, nodes, images, leases: _ } = self;
+        let Self { vms, renewals, quotas, hosts, nodes, images, classes, leases: _ } = self;
         renewals.expect(vms.values().filter_map(|vm| vm.node()), now);
         renewals.expect(hosts.values().filter_map(|host| host.meta().name.as_deref()), now);
         let mut limits = BTreeMap::new();
@@ -126,6 +131,7 @@ impl World {
             hosts: hosts.iter().map(|host| candidate(host, nodes, renewals, now)).collect(),
             liveness,
             images: images.values().filter_map(|image| image_facts(image, &hosts)).collect(),
+            classes: classes.values().filter_map(|class| class_facts(class)).collect(),
         }
     }
 }
@@ -151,6 +157,10 @@ fn candidate(host: &Host, nodes: &Mirror<NodeFacts>, renewals: &Renewals, now: I
         allocated: Resources::default(),
         name,
     }
+}
+
+fn class_facts(class: &VirtualMachineClass) -> Option<(&str, Class)> {
+    Some((class.metadata.name.as_deref()?, Class::of(&class.spec)?))
 }
 
 fn image_facts<'a>(image: &'a Image, hosts: &[&Host]) -> Option<(&'a str, ImageFacts<'a>)> {

@@ -1,0 +1,3 @@
+//! Sizes of virtual machines.
+
+pub mod list;
