@@ -1,7 +1,7 @@
 # `make help` lists the targets. All of them may be run by any user; those that need root use sudo.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run down purge images cluster cluster-down test test-cluster bench crds values rights
+.PHONY: help setup build run down purge images plugin cluster cluster-down test test-cluster bench crds values rights
 
 # sudo would look for its own: what is fetched once serves root and user.
 export XDG_CACHE_HOME ?= $(HOME)/.cache
@@ -41,6 +41,10 @@ purge: ## the same, and forget its disks, objects and logs
 images: build ## the container images, as archives in target/images
 	dev/setup-cluster
 	dev/images/build
+
+plugin: ## kubectl kvm, as an archive and with a manifest for krew, in target/plugin
+	cargo build --release -p kubectl-kvm
+	crds/kubectl-kvm/archive $(target)/release/kubectl-kvm target/plugin
 
 cluster: build ## a Kubernetes cluster that runs pods, with Kvmoor installed by Helm, in the background
 	dev/setup-cluster

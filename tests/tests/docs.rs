@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kvmoor_dev::checkout_root;
 
 /// Words in the code of the controllers that look like reasons and are none: kinds, types of conditions, steps, units.
@@ -79,6 +79,27 @@ fn every_reason_of_a_condition_is_explained() -> Result<()> {
         missing.is_empty(),
         "docs/troubleshooting.md does not explain {missing:?}; a word that is no reason belongs to NO_REASONS in tests/tests/docs.rs"
     );
+    Ok(())
+}
+
+/// The row of each kind in docs/kubectl.md has its short name and the columns that `kubectl get` prints.
+#[test]
+fn every_column_of_kubectl_is_documented() -> Result<()> {
+    let document = fs::read_to_string(checkout_root().join("docs/kubectl.md"))?;
+    for definition in kvmoor_crds::all() {
+        let names = &definition.spec.names;
+        let short = names.short_names.iter().flatten().next().context("a short name")?;
+        let columns =
+            definition.spec.versions.iter().flat_map(|version| version.additional_printer_columns.iter().flatten());
+        let columns = columns.filter(|column| column.name != "Age").map(|column| match column.priority {
+            Some(priority) if priority > 0 => format!("{} (with `-o wide`)", column.name),
+            _ => column.name.clone(),
+        });
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        let begin = format!("| {} | `{short}` |", names.kind);
+        let row = document.lines().find(|line| line.starts_with(&begin)).with_context(|| format!("no row {begin}"))?;
+        ensure!(row.ends_with(&format!("| {columns} |")), "{row}\nhas not the columns {columns}");
+    }
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod firmware;
 mod guest_data;
 mod images;
 mod installation;
+mod kubectl;
 mod lacking_hosts;
 mod lifecycle;
 mod metrics;
@@ -130,6 +131,8 @@ fn main() -> anyhow::Result<()> {
         console::a_display_over_a_websocket,
         console::consoles_leave_no_descriptor_behind,
         console::novnc_in_chromium,
+        kubectl::the_manifest_of_krew_fits_the_archive,
+        kubectl::every_word_of_the_plugin,
         serial::a_shell_over_a_websocket,
         serial::who_may_open_it_and_how_it_ends,
         serial::reconnects_leave_no_descriptor_behind,
