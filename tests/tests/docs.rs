@@ -49,6 +49,7 @@ const NO_REASONS: &[&str] = &[
     "Scheduled",
     "ServiceAccount",
     "Snapshot",
+    "Stalled",
     "Start",
     "Suspend",
     "Synchronize",

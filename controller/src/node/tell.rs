@@ -133,6 +133,7 @@ fn snapshot_status(
         }
         Progress::Over(Outcome::Failed { reason, message }) => {
             findings.push(ready(false, reason, message));
+            findings.push(Finding::new(types::STALLED, true, reason, message.as_str()));
             SnapshotPhase::Failed
         }
         Progress::Begun(failure) if is_deletion => {
@@ -157,22 +158,23 @@ fn restore_status(
     now: Timestamp,
 ) -> VirtualMachineRestoreStatus {
     let mut status = restore.status.clone().unwrap_or_default();
-    let (phase, finding) = match progress {
+    let (phase, findings) = match progress {
         Progress::Begun(failure) => {
             let message = failure.unwrap_or("The host is restoring the snapshot.");
-            (RestorePhase::Restoring, Finding::new(types::READY, false, "Restoring", message))
+            (RestorePhase::Restoring, vec![Finding::new(types::READY, false, "Restoring", message)])
         }
         Progress::Over(Outcome::Failed { reason, message }) => {
-            (RestorePhase::Failed, Finding::new(types::READY, false, reason, message.as_str()))
+            let found = |type_, is| Finding::new(type_, is, reason, message.as_str());
+            (RestorePhase::Failed, vec![found(types::READY, false), found(types::STALLED, true)])
         }
         Progress::Over(_) => {
             status.restored_at = Some(conditions::whole_seconds(now));
             let message = "The virtual machine is what it was.";
-            (RestorePhase::Succeeded, Finding::new(types::READY, true, "Restored", message))
+            (RestorePhase::Succeeded, vec![Finding::new(types::READY, true, "Restored", message)])
         }
     };
     status.phase = Some(phase);
-    put(&mut status.conditions, vec![finding], restore.metadata.generation, now);
+    put(&mut status.conditions, findings, restore.metadata.generation, now);
     status
 }
 

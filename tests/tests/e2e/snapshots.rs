@@ -216,6 +216,12 @@ pub async fn errors_are_clear(shared: &Shared) -> Result<()> {
         of_taken.filter(|restore| restore.spec.snapshot_name != "nothing").find_map(|restore| restore.metadata.uid);
     let warning = until_warned(&shared.cluster, &namespace, &failed.context("a restore")?, "SnapshotMissing").await?;
     ensure!(warning.contains("does not have the snapshot any more"), "{warning}");
+    // Whoever reads conditions as kstatus does is told that both have failed, and does not wait for them.
+    for restore in restores.list(&ListParams::default()).await?.items {
+        let status = restore.status.context("a status")?;
+        let stalled = conditions::find(&status.conditions, "Stalled").context("Stalled")?;
+        ensure!((stalled.status.as_str(), stalled.reason.as_str()) == ("True", "SnapshotMissing"), "{stalled:?}");
+    }
     in_phase_now(&vm, Phase::Running).await?;
     shared.admin.ok(Method::DELETE, &format!("/api/snapshots/{}", taken["id"]), None).await?;
     ensure!(vm.starts()? == 1, "the guest was left alone");

@@ -364,16 +364,19 @@ impl Keeper {
         debug_assert_eq!(finding.type_, types::READY);
         let before = restore.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         let warning = Warning { action: "Restore", reason: finding.reason, note: finding.message.clone() };
-        let condition = finding.into_condition(before, restore.metadata.generation, Timestamp::now());
+        let is_over = phase == RestorePhase::Failed;
+        let stalled = is_over.then(|| Finding { type_: types::STALLED, status: Truth::True, ..finding.clone() });
+        let (generation, now) = (restore.metadata.generation, Timestamp::now());
+        let findings = [finding].into_iter().chain(stalled);
         let status = VirtualMachineRestoreStatus {
             phase: Some(phase),
-            conditions: vec![condition],
+            conditions: findings.map(|finding| finding.into_condition(before, generation, now)).collect(),
             ..VirtualMachineRestoreStatus::default()
         };
         let patch = Patch::Apply(status_document(restore, &json!(status)));
         let params = PatchParams::apply(names::CLUSTER_MANAGER).force();
         let told = self.context.writer.write(api.patch_status(&restore.name_any(), &params, &patch)).await?;
-        if phase == RestorePhase::Failed {
+        if is_over {
             self.context.warnings.say_later(about(&told), warning);
         }
         Ok(told)
