@@ -6,12 +6,15 @@
 //!
 //! Once each client follows one of twenty virtual machines, and once each follows all of them, which is twenty times the
 //! frames. The clients run in this very process, so their own work is in the figures too.
+//!
+//! A plain watch of the Kubernetes API follows beside them: what the frames are later than its events is Kvmoor's part.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use futures::StreamExt;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, WatchEvent, WatchParams};
 use kvmoor_crds::VirtualMachine;
 use kvmoor_dev::Cluster;
 use kvmoor_tests::feed::Feed;
@@ -98,6 +101,7 @@ async fn round(
     }
     figures.add(&format!("feed_{name}_1000_clients_connect"), begin.elapsed().as_secs_f64() * 1000.0, "ms");
 
+    let seen = watch(objects, prefix.clone()).await?;
     // One writer an object, since those of one object at the same time would only wait for each other.
     let begin = Instant::now();
     let mut writers = JoinSet::new();
@@ -127,19 +131,49 @@ async fn round(
     figures.add(&format!("feed_{name}_changes_per_second"), CHANGES as f64 / begin.elapsed().as_secs_f64(), "1/s");
     let mut writing: Vec<_> = written.iter().flatten().map(|(start, end)| *end - *start).collect();
     figures.times(&format!("feed_{name}_write"), &mut writing);
+    let seen = seen.await??;
     let mut times = Vec::with_capacity(CLIENTS * wanted);
-    let mut after = Vec::with_capacity(CLIENTS * wanted);
+    let (mut after, mut ours) = (times.clone(), times.clone());
     while let Some(client) = clients.join_next().await {
         for (n, read) in client?? {
             let (start, end) = written[n].context("a change")?;
             times.push(read.saturating_duration_since(start));
             after.push(read.saturating_duration_since(end));
+            ours.push(read.saturating_duration_since(seen[n].context("an event")?));
         }
     }
-    for (what, times) in [("write_to_frame", &mut times), ("written_to_frame", &mut after)] {
+    let mut raw: Vec<_> =
+        seen.iter().zip(&written).filter_map(|(seen, written)| Some((*seen)? - written.as_ref()?.0)).collect();
+    let all = [
+        ("write_to_frame", &mut times),
+        ("written_to_frame", &mut after),
+        ("write_to_raw_event", &mut raw),
+        ("raw_event_to_frame", &mut ours),
+    ];
+    for (what, times) in all {
         figures.times(&format!("feed_{name}_{what}"), times);
         let p99 = times.get(times.len() * 99 / 100).map_or(0.0, |time| time.as_secs_f64() * 1000.0);
         figures.add(&format!("feed_{name}_{what}_p99"), p99, "ms");
     }
     Ok(())
+}
+
+/// When a plain watch, which is open when this returns, tells of each change; it ends with the last one.
+async fn watch(
+    objects: &[(Api<VirtualMachine>, String)],
+    prefix: String,
+) -> Result<tokio::task::JoinHandle<Result<Vec<Option<Instant>>>>> {
+    let api = objects.first().context("a virtual machine")?.0.clone();
+    let mut events = api.watch(&WatchParams::default(), "0").await?.boxed();
+    Ok(tokio::spawn(async move {
+        let mut seen = vec![None; CHANGES];
+        while seen.iter().any(Option::is_none) {
+            let WatchEvent::Modified(vm) = events.next().await.context("the watch ended")?? else { continue };
+            let name = vm.spec.display_name.unwrap_or_default();
+            if let Some(n) = name.strip_prefix(&prefix).and_then(|n| n.parse::<usize>().ok()) {
+                seen[n].get_or_insert_with(Instant::now);
+            }
+        }
+        Ok(seen)
+    }))
 }
