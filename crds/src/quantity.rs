@@ -53,6 +53,11 @@ pub fn bytes(quantity: &Quantity) -> Result<u64, QuantityError> {
     i64::try_from(rounded).ok().and_then(|value| u64::try_from(value).ok()).ok_or_else(out_of_range)
 }
 
+/// The size of a disk that is to hold so many bytes: disks consist of sectors of 512 bytes.
+pub fn sectors(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(512).unwrap_or(bytes)
+}
+
 /// A number of bytes as a quantity, with the largest binary suffix that loses nothing.
 pub fn from_bytes(bytes: u64) -> Quantity {
     let suffixes = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];

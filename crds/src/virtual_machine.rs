@@ -27,6 +27,11 @@ use crate::quantity::quantity_schema;
     doc = "A virtual machine on one of the cluster's KVM hosts.",
     validation = Rule::new("self.metadata.name.size() <= 63")
         .message("the name is the guest's host name too: use at most 63 characters"),
+    // What was not admitted may be taken back: no disk has grown for it.
+    validation = Rule::new("has(self.status) && has(self.status.conditions) && self.status.conditions.exists(c, c.type == 'Admitted' && c.status == 'False') || !has(oldSelf.spec.disk) || !has(oldSelf.spec.disk.size) || has(self.spec.disk) && has(self.spec.disk.size) && (!isQuantity(self.spec.disk.size) || quantity(self.spec.disk.size).compareTo(quantity(oldSelf.spec.disk.size)) >= 0)")
+        .message("a disk only grows: disk.size cannot be taken away or be smaller than before"),
+    validation = Rule::new("has(self.status) && has(self.status.conditions) && self.status.conditions.exists(c, c.type == 'Admitted' && c.status == 'False') || !has(self.spec.disks) || !has(oldSelf.spec.disks) || self.spec.disks.all(disk, !isQuantity(disk.size) || oldSelf.spec.disks.all(old, old.name != disk.name || quantity(disk.size).compareTo(quantity(old.size)) >= 0))")
+        .message("a disk only grows: the size of a disk cannot be smaller than before"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
@@ -41,9 +46,6 @@ use crate::quantity::quantity_schema;
         .message("give either className, or cpu and memory"),
     validation = Rule::new("has(self.osType) == has(oldSelf.osType) && (!has(self.osType) || self.osType == oldSelf.osType)")
         .message("osType cannot change: the disk was made from it; create another virtual machine"),
-    validation = Rule::new("has(self.disk) == has(oldSelf.disk) && (!has(self.disk) || self.disk == oldSelf.disk)")
-        .message("disk cannot change after creation"),
-    validation = Rule::new("self.disks == oldSelf.disks").message("disks cannot change after creation"),
     validation = Rule::new("self.networks == oldSelf.networks").message("networks cannot change after creation"),
     validation = Rule::new("self.firmware == oldSelf.firmware").message("firmware cannot change after creation"),
     validation = Rule::new("self.tpm == oldSelf.tpm").message("tpm cannot change after creation"),
@@ -87,7 +89,7 @@ pub struct VirtualMachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<RootDisk>,
 
-    /// More disks, blank at first, in the order in which the guest sees them.
+    /// More disks, blank at first, in the order in which the guest sees them. One that is added is attached to the guest that runs; one that is left out is detached and deleted with its data, unless snapshots hold it.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -159,7 +161,7 @@ fn default_grace() -> i64 {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RootDisk {
-    /// Size as the guest sees it, such as 20Gi; the image's own size where the image is larger, 10Gi where it is missing. At most 64Ti.
+    /// Size as the guest sees it, such as 20Gi; no smaller than the image's disk. Where it is missing: 10Gi, or the image's size where that is larger. It only grows, also while the guest runs; what was not admitted may be taken back. At most 64Ti.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::quantity::optional_quantity_schema")]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Ti')) <= 0").message("size must be a quantity from 1Mi to 64Ti"))]
@@ -173,7 +175,7 @@ pub struct ExtraDisk {
     /// Name of the disk, unique in the virtual machine; the guest sees its first 20 characters as the serial number.
     #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Size as the guest sees it, such as 20Gi. At most 64Ti.
+    /// Size as the guest sees it, such as 20Gi. It only grows, also while the guest runs; what was not admitted may be taken back. At most 64Ti.
     #[schemars(schema_with = "quantity_schema")]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Ti')) <= 0").message("size must be a quantity from 1Mi to 64Ti"))]
     pub size: Quantity,
@@ -333,6 +335,7 @@ pub struct VirtualMachineStatus {
     pub observed_generation: Option<i64>,
     /// Conditions, by type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// What the quota was charged for; the host gives a virtual machine no more than this.
@@ -429,6 +432,10 @@ pub struct ResourcesInForce {
     /// Memory of the guest.
     #[schemars(schema_with = "quantity_schema")]
     pub memory: Quantity,
+    /// Sizes of all disks together that are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::quantity::optional_quantity_schema")]
+    pub disk: Option<Quantity>,
 }
 
 /// An address of the guest.

@@ -97,6 +97,8 @@ pub struct Machine {
     pub root: Root,
     /// The other disks.
     pub disks: Vec<Extra>,
+    /// The size of all disks together that the quota was charged for.
+    pub disk_admitted: u64,
     /// The cloud-init seed.
     pub seed: Seed,
 }
@@ -146,6 +148,8 @@ pub struct Root {
     pub volume: String,
     /// Smallest size, in bytes; the image may be larger.
     pub capacity: u64,
+    /// Whether somebody said so; then the image may not be larger.
+    pub is_explicit: bool,
     /// What it starts from; blank where there is none.
     pub image: Option<Image>,
     /// The osType for which there is no Image.
@@ -214,7 +218,9 @@ impl Desired {
     pub fn revision(&self, generation: Option<i64>) -> String {
         let generation = generation.unwrap_or_default();
         match self {
-            Self::Present(machine) => format!("{generation}/{}/{}", machine.cpu, machine.memory_mib),
+            Self::Present(machine) => {
+                format!("{generation}/{}/{}/{}", machine.cpu, machine.memory_mib, machine.disk_admitted)
+            }
             Self::Absent { .. } => generation.to_string(),
         }
     }
@@ -229,8 +235,8 @@ impl Desired {
 }
 
 impl Machine {
-    /// What its domain is made from on a host, or why it cannot be.
-    pub fn config(&self, host: &HostFacts) -> Result<DomainConfig, Blocked> {
+    /// What its domain is made from on a host, with those of its disks that are usable, or why it cannot be.
+    pub fn config(&self, host: &HostFacts, usable: &[String]) -> Result<DomainConfig, Blocked> {
         let unusable = |message| Blocked { reason: "VirtualizationUnusable", message };
         let virt = host.virt.clone().map_err(unusable)?;
         let nics = self.nics.iter().map(|nic| nic.config(&self.identity.namespace, host));
@@ -246,7 +252,8 @@ impl Machine {
             read_only,
         };
         let mut disks = vec![disk(&self.root.volume, DiskFormat::Qcow2, None, false)];
-        disks.extend(self.disks.iter().map(|extra| disk(&extra.volume, DiskFormat::Qcow2, Some(&extra.name), false)));
+        let extras = self.disks.iter().filter(|extra| usable.contains(&extra.name));
+        disks.extend(extras.map(|extra| disk(&extra.volume, DiskFormat::Qcow2, Some(&extra.name), false)));
         disks.push(disk(&self.seed.volume, DiskFormat::Raw, None, true));
         Ok(DomainConfig {
             uid: self.identity.uid.clone(),
@@ -293,13 +300,14 @@ pub fn parse(
     let memory = bytes("spec.memory", memory)?.min(bytes("status.admitted.memory", &admitted.memory)?);
     let cpu = u32::try_from(cpu.min(admitted.cpu)).ok().filter(|cpu| *cpu > 0);
     let cpu = cpu.ok_or_else(|| Invalid { field: "spec.cpu", message: "must be at least 1".to_owned() })?;
-    let size = spec.disk.as_ref().and_then(|disk| disk.size.as_ref()).or(admitted.root_disk.as_ref());
-    let root = root(spec.os_type.as_deref(), size, uid, image)?;
+    let size = spec.disk.as_ref().and_then(|disk| disk.size.as_ref());
+    let sized = size.or(admitted.root_disk.as_ref());
+    let root = Root { is_explicit: size.is_some(), ..root(spec.os_type.as_deref(), sized, uid, image)? };
     let disks = spec.disks.iter().map(|disk| {
         Ok(Extra {
             volume: names::extra_volume(uid, &disk.name),
             name: disk.name.clone(),
-            capacity: bytes("spec.disks[].size", &disk.size)?,
+            capacity: quantity::sectors(bytes("spec.disks[].size", &disk.size)?),
         })
     });
     let cloud_init = spec.cloud_init.clone().unwrap_or_default();
@@ -316,6 +324,7 @@ pub fn parse(
         nics: spec.networks.iter().map(|network| interface(uid, network)).collect(),
         root,
         disks: disks.collect::<Result<_, _>>()?,
+        disk_admitted: bytes("status.admitted.disk", &admitted.disk)?,
         seed: Seed {
             volume: names::seed_volume(uid),
             instance_id: seed::instance_id(uid, spec.requests.reprovision),
@@ -362,7 +371,8 @@ fn root(
     let asked = size.map(|size| bytes("spec.disk.size", size)).transpose()?.unwrap_or(DEFAULT_ROOT_BYTES);
     Ok(Root {
         volume: names::root_volume(uid),
-        capacity: asked.max(minimum),
+        capacity: quantity::sectors(asked.max(minimum)),
+        is_explicit: false,
         unknown_os: os_type.filter(|_| found.is_none()).map(str::to_owned),
         image: found.map(|(name, spec)| Image {
             name: name.to_owned(),

@@ -13,6 +13,10 @@ use super::xml::Element;
 
 /// Where libvirt writes what guests say on their serial port; virtlogd rotates it.
 pub const LOG_DIRECTORY: &str = "/var/log/libvirt/qemu";
+/// Ports for disks that are attached to a guest that runs; libvirt itself leaves none free.
+const SPARE_PORTS: usize = 4;
+/// Devices of every guest that sit at a port of their own: USB, channel, memory balloon, random numbers.
+const OTHER_PORTS: usize = 4;
 /// Letters of virtio disks: `vda`, `vdb`, … The API allows 16 disks beside root disk and seed.
 const DISK_LETTERS: &str = "abcdefghijklmnopqrstuvwxyz";
 /// Most queues of a disk; each costs the guest an interrupt.
@@ -179,9 +183,13 @@ fn clock() -> Element {
 
 fn devices(config: &DomainConfig) -> Element {
     let DomainConfig { uid, cpu, pool, disks, nics, .. } = config;
-    let queues = (*cpu).min(MOST_QUEUES);
     Element::new("devices")
-        .children(disks.iter().zip(DISK_LETTERS.chars()).map(|(entry, letter)| disk(pool, entry, letter, queues)))
+        .children(disks.iter().zip(targets()).map(|(entry, target)| disk(pool, entry, &target, queues(*cpu))))
+        .child(Element::new("controller").attr("type", "pci").attr("index", "0").attr("model", "pcie-root"))
+        .children(
+            (0..disks.len() + nics.len() + OTHER_PORTS + SPARE_PORTS)
+                .map(|_| Element::new("controller").attr("type", "pci").attr("model", "pcie-root-port")),
+        )
         .child(Element::new("controller").attr("type", "usb").attr("model", "qemu-xhci"))
         .children(nics.iter().map(super::network_xml::Nic::to_element))
         .child(
@@ -229,10 +237,34 @@ fn devices(config: &DomainConfig) -> Element {
         }))
 }
 
-/// The number of queues is stated: QEMU's own choice depends on the CPUs at the start, and memory of a guest whose CPUs
-/// were plugged in could not be read back from a snapshot.
-fn disk(pool: &str, disk: &Disk, letter: char, queues: u32) -> Element {
-    let driver = Element::new("driver").attr("name", "qemu").attr("type", disk.format.as_str()).attr("queues", queues);
+/// Names of the devices, in order: `vda`, `vdb`, …
+pub fn targets() -> impl Iterator<Item = String> {
+    DISK_LETTERS.chars().map(|letter| format!("vd{letter}"))
+}
+
+/// A disk, to be found by its device and detached.
+pub fn disk_to_detach(pool: &str, volume: &str, target: &str) -> Element {
+    Element::new("disk")
+        .attr("type", "volume")
+        .attr("device", "disk")
+        .child(Element::new("source").attr("pool", pool).attr("volume", volume))
+        .child(Element::new("target").attr("dev", target).attr("bus", "virtio"))
+}
+
+/// Queues of the disks of a guest with so many CPUs. The number is stated: QEMU's own choice depends on the CPUs at the
+/// start, and memory of a guest whose CPUs were plugged in could not be read back from a snapshot.
+pub fn queues(cpus: u32) -> u32 {
+    cpus.clamp(1, MOST_QUEUES)
+}
+
+/// A disk.
+///
+/// The host's page cache is used, and flushed whenever the guest asks: no write that a guest was told is safe is lost.
+/// Without it every guest would read an image that many stand on from the disk by itself, and not every file system can
+/// do without. Native I/O would need to do without, so threads do it.
+pub fn disk(pool: &str, disk: &Disk, target: &str, queues: u32) -> Element {
+    let driver = Element::new("driver").attr("name", "qemu").attr("type", disk.format.as_str());
+    let driver = driver.attr("cache", "writeback").attr("io", "threads").attr("queues", queues);
     // A guest whose disk fails is halted rather than told, so that it goes on unharmed when that is mended.
     let driver = driver.attr("error_policy", "stop").attr("rerror_policy", "stop");
     // Space that the guest gives up goes back to the pool.
@@ -242,7 +274,7 @@ fn disk(pool: &str, disk: &Disk, letter: char, queues: u32) -> Element {
         .attr("device", "disk")
         .child(driver)
         .child(Element::new("source").attr("pool", pool).attr("volume", &disk.volume))
-        .child(Element::new("target").attr("dev", format!("vd{letter}")).attr("bus", "virtio"))
+        .child(Element::new("target").attr("dev", target).attr("bus", "virtio"))
         .children(
             disk.serial.iter().map(|serial| Element::with_text("serial", serial.chars().take(20).collect::<String>())),
         );
@@ -290,8 +322,8 @@ pub mod tests {
         ));
         assert!(xml.contains("<numa><cell id=\"0\" cpus=\"0-3\" memory=\"2097152\" unit=\"KiB\"/></numa></cpu>"));
         assert!(xml.contains(
-            "<disk type=\"volume\" device=\"disk\"><driver name=\"qemu\" type=\"qcow2\" queues=\"2\" \
-             error_policy=\"stop\" rerror_policy=\"stop\" discard=\"unmap\"/>\
+            "<disk type=\"volume\" device=\"disk\"><driver name=\"qemu\" type=\"qcow2\" cache=\"writeback\" io=\"threads\" \
+             queues=\"2\" error_policy=\"stop\" rerror_policy=\"stop\" discard=\"unmap\"/>\
              <source pool=\"0\" volume=\"0\"/><target dev=\"vda\" bus=\"virtio\"/><serial>0</serial></disk>"
         ));
         assert!(xml.contains("<graphics type=\"vnc\" sharePolicy=\"ignore\"><listen type=\"none\"/></graphics>"));

@@ -7,6 +7,9 @@ use super::hypervisor::{Class, HvError, Hypervisor};
 use super::plan::Step;
 use super::seed;
 
+/// Reason of a failure: the running guest has no room for one more disk.
+pub const DISK_NEEDS_RESTART: &str = "DiskNeedsRestart";
+
 /// What came of the steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -34,26 +37,37 @@ pub struct Failure {
 /// Does the steps in order.
 pub async fn execute(hypervisor: &impl Hypervisor, uid: &str, steps: &[Step]) -> Outcome {
     for step in steps {
-        let started = std::time::Instant::now();
-        let result = perform(hypervisor, uid, step).await;
-        let duration_ms = started.elapsed().as_millis();
-        match result {
-            Ok(()) => tracing::info!(vm.uid = uid, step = step.name(), duration_ms, "done"),
-            Err(error) if error.class == Class::Stale => {
-                tracing::info!(vm.uid = uid, step = step.name(), duration_ms, %error, "overtaken");
-                return Outcome::Stale(error);
-            }
-            Err(error) if error.is_unreachable() => {
-                tracing::warn!(vm.uid = uid, step = step.name(), duration_ms, %error, "no answer");
-                return Outcome::Unreachable(error);
-            }
-            Err(error) => {
-                tracing::warn!(vm.uid = uid, step = step.name(), duration_ms, %error, "failed");
-                return Outcome::Failed(explain(step, &error));
-            }
+        match perform_one(hypervisor, uid, step).await {
+            Outcome::Done => {}
+            other => return other,
         }
     }
     Outcome::Done
+}
+
+/// Does a step.
+pub async fn perform_one(hypervisor: &impl Hypervisor, uid: &str, step: &Step) -> Outcome {
+    let started = std::time::Instant::now();
+    let result = perform(hypervisor, uid, step).await;
+    let duration_ms = started.elapsed().as_millis();
+    match result {
+        Ok(()) => {
+            tracing::info!(vm.uid = uid, step = step.name(), duration_ms, "done");
+            Outcome::Done
+        }
+        Err(error) if error.class == Class::Stale => {
+            tracing::info!(vm.uid = uid, step = step.name(), duration_ms, %error, "overtaken");
+            Outcome::Stale(error)
+        }
+        Err(error) if error.is_unreachable() => {
+            tracing::warn!(vm.uid = uid, step = step.name(), duration_ms, %error, "no answer");
+            Outcome::Unreachable(error)
+        }
+        Err(error) => {
+            tracing::warn!(vm.uid = uid, step = step.name(), duration_ms, %error, "failed");
+            Outcome::Failed(explain(step, &error))
+        }
+    }
 }
 
 async fn perform(hypervisor: &impl Hypervisor, uid: &str, step: &Step) -> Result<(), HvError> {
@@ -74,6 +88,9 @@ async fn perform(hypervisor: &impl Hypervisor, uid: &str, step: &Step) -> Result
         Step::PressPowerButton => hypervisor.press_power_button(uid).await,
         Step::Reset => hypervisor.reset(uid).await,
         Step::Destroy => hypervisor.destroy(uid).await,
+        Step::GrowDisk { volume, bytes } => hypervisor.grow_disk(uid, volume, *bytes).await,
+        Step::AttachDisk(disk) => hypervisor.attach_disk(uid, disk).await,
+        Step::DetachDisk(volume) => hypervisor.detach_disk(uid, volume).await,
         Step::DeleteVolume(name) => hypervisor.delete_volume(name).await,
         Step::GrowCpus(to) => hypervisor.grow_cpus(uid, *to).await,
         Step::GrowMemory(to) => hypervisor.grow_memory(uid, *to).await,
@@ -93,6 +110,17 @@ fn explain(step: &Step, error: &HvError) -> Failure {
             ("BridgeMissing", "make the bridge on the host; it is tried again")
         }
         (_, Step::EnsureNetwork(_)) => ("NetworkUnavailable", "it is tried again"),
+        // QEMU's words.
+        (_, Step::GrowDisk { .. }) if error.message.contains("which has snapshots") => {
+            ("DiskHasSnapshots", "the disk is of an old version: delete the snapshots first; it is tried again")
+        }
+        (_, Step::GrowDisk { .. }) => ("DiskResizeFailed", "it is tried again"),
+        // libvirt's words.
+        (_, Step::AttachDisk(_)) if error.message.contains("No more available PCI slots") => {
+            (DISK_NEEDS_RESTART, "restart the guest to attach it")
+        }
+        (_, Step::AttachDisk(_)) => ("DiskAttachFailed", "it is tried again"),
+        (_, Step::DetachDisk(_)) => ("DiskDetachPending", "unmount it in the guest; it is tried again"),
         (_, Step::Start { .. }) => ("StartFailed", "it is tried again"),
         (_, Step::Define(..)) => ("DefineFailed", "it is tried again"),
         (_, Step::WriteSeed(_) | Step::EnsureVolume(_) | Step::DeleteVolume(_)) => {

@@ -69,6 +69,8 @@ pub struct Metadata {
     pub crashes: u32,
     /// When it last went off by itself.
     pub crashed_at: Option<i64>,
+    /// Names of the disks beside the root disk that are, or may be, there.
+    pub disks: Vec<String>,
     /// UID of the restore that was begun. Until it is done or given up, nothing else is done with the domain.
     pub restoring: Option<String>,
     /// UID of the restore that made the domain what it is. It comes with the snapshot's own configuration, in which it
@@ -115,6 +117,7 @@ impl Metadata {
             halted,
             crashes,
             crashed_at,
+            disks,
             restoring,
             restored,
         } = self;
@@ -136,6 +139,8 @@ impl Metadata {
             ("halted", halted.map(|halt| halt.as_str().to_owned())),
             ("crashes", (*crashes > 0).then(|| crashes.to_string())),
             ("crashedAt", crashed_at.map(|time| time.to_string())),
+            // Names have no spaces.
+            ("disks", (!disks.is_empty()).then(|| disks.join(" "))),
             ("restoring", restoring.clone()),
             ("restored", restored.clone()),
         ];
@@ -188,6 +193,7 @@ impl Metadata {
             },
             crashes: number("crashes").and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
             crashed_at: number("crashedAt"),
+            disks: text("disks").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
             restoring: text("restoring"),
             restored: text("restored"),
         })
@@ -217,6 +223,7 @@ mod tests {
             halted: Some(Halt::Panic),
             crashes: 4,
             crashed_at: Some(18),
+            disks: vec!["data".into(), "more".into()],
             restoring: Some("r2".into()),
             restored: Some("r1".into()),
         };

@@ -33,6 +33,8 @@ mod args;
 mod backoff;
 mod context;
 mod desired;
+mod disk_steps;
+mod disks;
 mod domain_xml;
 mod execute;
 mod guest_data;

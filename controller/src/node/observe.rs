@@ -6,9 +6,10 @@
 use jiff::Timestamp;
 use kvmoor_crds::names;
 
-use super::desired::{Desired, Origin};
+use super::desired::{Desired, Machine, Origin};
+use super::disks;
 use super::guest_data::Told;
-use super::hypervisor::{Class, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts};
+use super::hypervisor::{Class, DiskFacts, Domain, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts};
 use super::images::Import;
 use super::plan;
 use super::retries::Tried;
@@ -34,6 +35,8 @@ pub struct Facts {
     pub image: Option<ImageFacts>,
     /// What the running domain can be given. Looked up only while it is to have more.
     pub room: Option<Room>,
+    /// The disks of a domain that exists; none where they cannot be looked at now, so that nothing is decided of them.
+    pub disks: Option<DiskFacts>,
     /// Where its import stands, if it is not there and is to be imported.
     pub import: Option<Import>,
     /// Volumes of the virtual machine. Looked up only when it is to be gone.
@@ -72,6 +75,7 @@ async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Reme
         image: None,
         import: None,
         room: None,
+        disks: None,
         volumes: Vec::new(),
         remembered,
         told: Told::NotAsked,
@@ -89,8 +93,11 @@ async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Reme
                     Origin::Unusable(_) => None,
                 };
             }
-            (DomainFacts::Ours(domain), _) if plan::may_grow(machine, domain) => {
-                facts.room = room(hypervisor, uid).await?;
+            (DomainFacts::Ours(domain), _) => {
+                if plan::may_grow(machine, domain) {
+                    facts.room = room(hypervisor, uid).await?;
+                }
+                facts.disks = disk_facts(hypervisor, machine, domain).await;
             }
             _ => {}
         },
@@ -104,5 +111,19 @@ async fn room(hypervisor: &impl Hypervisor, uid: &str) -> Result<Option<Room>, H
         Ok(room) => Ok(Some(room)),
         Err(error) if matches!(error.class, Class::NotFound | Class::Stale) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// A storage pool that does not answer is no reason not to see to the rest.
+async fn disk_facts(hypervisor: &impl Hypervisor, machine: &Machine, domain: &Domain) -> Option<DiskFacts> {
+    let uid = machine.identity.uid.as_str();
+    let mut volumes = vec![machine.root.volume.clone()];
+    volumes.extend(disks::known(machine, &domain.metadata).iter().map(|name| names::extra_volume(uid, name)));
+    match hypervisor.disks(uid, volumes).await {
+        Ok(facts) => Some(facts),
+        Err(error) => {
+            tracing::debug!(vm.uid = uid, %error, "cannot look at the disks");
+            None
+        }
     }
 }

@@ -21,10 +21,11 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kvmoor_crds::{NetworkType, PowerState, RestartPolicy, names};
+use kvmoor_crds::{NetworkType, PowerState, RestartPolicy, names, quantity};
 
 use super::desired::{Desired, Machine};
-use super::domain_xml::{self, DiskFormat, DomainConfig};
+use super::disks::{self, DiskPlan};
+use super::domain_xml::{self, Disk, DiskFormat, DomainConfig};
 use super::guest_data::Told;
 use super::hypervisor::{Domain, DomainFacts, OffCause, Power};
 use super::images;
@@ -80,6 +81,17 @@ pub enum Step {
     Reset,
     /// Turn the domain off.
     Destroy,
+    /// Make a volume larger, whether a guest uses it or not.
+    GrowDisk {
+        /// Name of the volume.
+        volume: String,
+        /// Its size, in bytes.
+        bytes: u64,
+    },
+    /// Give a disk to the guest that runs.
+    AttachDisk(Disk),
+    /// Take a disk away from the guest that runs, by the name of the volume.
+    DetachDisk(String),
     /// Delete a volume.
     DeleteVolume(String),
     /// Plug in CPUs, up to so many.
@@ -106,11 +118,29 @@ impl Step {
             Self::PressPowerButton => "PressPowerButton",
             Self::Reset => "Reset",
             Self::Destroy => "Destroy",
+            Self::GrowDisk { .. } => "GrowDisk",
+            Self::AttachDisk(_) => "AttachDisk",
+            Self::DetachDisk(_) => "DetachDisk",
             Self::DeleteVolume(_) => "DeleteVolume",
             Self::GrowCpus(_) => "GrowCpus",
             Self::GrowMemory(_) => "GrowMemory",
             Self::Undefine => "Undefine",
         }
+    }
+
+    /// The volume that it is about.
+    pub fn volume(&self) -> Option<&str> {
+        match self {
+            Self::EnsureVolume(volume) => Some(&volume.name),
+            Self::AttachDisk(disk) => Some(&disk.volume),
+            Self::GrowDisk { volume, .. } | Self::DetachDisk(volume) | Self::DeleteVolume(volume) => Some(volume),
+            _ => None,
+        }
+    }
+
+    /// Whether it deletes data, or begins to.
+    pub fn sheds_data(&self) -> bool {
+        matches!(self, Self::DetachDisk(_) | Self::DeleteVolume(_))
     }
 }
 
@@ -128,6 +158,9 @@ pub struct Blocked {
 pub struct Plan {
     /// Steps in order. The first that fails ends it.
     pub steps: Vec<Step>,
+    /// Steps about disks, which follow when those are done: whether a guest lets go of a disk, or there is room for one
+    /// more, keeps nothing else from being done.
+    pub disks: Vec<Step>,
     /// When to look again.
     pub requeue_after: Option<Duration>,
     /// What stands in the way.
@@ -198,7 +231,8 @@ fn foreign(what: &str) -> Plan {
 }
 
 fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
-    let config = match machine.config(&facts.host) {
+    let disks: Vec<String> = machine.disks.iter().map(|disk| disk.name.clone()).collect();
+    let config = match machine.config(&facts.host, &disks) {
         Ok(config) => config,
         Err(blocked) => return Plan { blocked: Some(blocked), ..Plan::default() },
     };
@@ -209,6 +243,9 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
     let (backing, virtual_size) = match (&machine.root.image, &facts.image) {
         (None, _) => (None, 0),
         (Some(image), Some(found)) => {
+            if machine.root.is_explicit && machine.root.capacity < found.virtual_size {
+                return too_small(&image.name, found.virtual_size);
+            }
             (Some(Backing { path: found.path.clone(), format: image.format }), found.virtual_size)
         }
         (Some(image), None) => {
@@ -216,6 +253,11 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
             return Plan::blocked(reason, message);
         }
     };
+    let root_size = machine.root.capacity.max(virtual_size);
+    let sizes = machine.disks.iter().map(|disk| disk.capacity);
+    if let Err(blocked) = disks::within(machine, sizes.fold(root_size, u64::saturating_add)) {
+        return Plan { blocked: Some(blocked), ..Plan::default() };
+    }
     let identity = &machine.identity;
     let mut metadata = Metadata {
         uid: identity.uid.clone(),
@@ -229,19 +271,29 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
         power_off: machine.requests.power_off,
         seed: Some(seed.fingerprint()),
         reprovision: machine.requests.reprovision,
+        disks,
         ..Metadata::default()
     };
     let volume = |name: &str, capacity, backing| {
         Step::EnsureVolume(Volume { name: name.to_owned(), capacity, format: DiskFormat::Qcow2, backing })
     };
-    let mut steps =
-        vec![Step::WriteSeed(seed), volume(&machine.root.volume, machine.root.capacity.max(virtual_size), backing)];
+    let mut steps = vec![Step::WriteSeed(seed), volume(&machine.root.volume, root_size, backing)];
     steps.extend(machine.disks.iter().map(|extra| volume(&extra.volume, extra.capacity, None)));
     steps.push(Step::Define(Box::new(config), Box::new(metadata.clone())));
     if machine.power != PowerState::Stopped {
         steps.extend(start(machine, facts, &mut metadata, now));
     }
     Plan { steps, ..Plan::default() }
+}
+
+fn too_small(image: &str, virtual_size: u64) -> Plan {
+    let size = quantity::from_bytes(virtual_size).0;
+    Plan::blocked(
+        "DiskTooSmall",
+        format!(
+            "The image {image} holds a disk of {size}, which is larger than disk.size: raise disk.size to {size} at least, or leave it out"
+        ),
+    )
 }
 
 /// Whether a seed is to be written before the next thing: for a new domain, and before the start of one whose spec says
@@ -308,16 +360,49 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(mut self) -> Plan {
-        let usable = self.redefine();
+        let disks = self.disks();
+        if !self.domain.power.is_active() && !disks.volumes.is_empty() {
+            // What it is to be started with is made before.
+            self.commit();
+            self.plan.steps.extend(disks.volumes.iter().cloned());
+        }
+        let usable = self.redefine(&disks.usable);
         let reset = self.take_up_requests();
         if !self.domain.power.is_active() {
             self.off(usable);
         } else if self.metadata.stopping.is_some() || self.machine.power == PowerState::Stopped {
             self.bring_down();
+            return self.plan;
         } else {
             self.keep_up(reset);
         }
+        self.change_disks(disks);
         self.plan
+    }
+
+    /// What to do about the disks. All that may be there are recorded before anything else.
+    fn disks(&mut self) -> DiskPlan {
+        let plan = match &self.facts.disks {
+            Some(facts) => disks::plan(self.machine, &self.metadata, facts, &self.domain.power),
+            None => disks::unknown(self.machine, &self.metadata),
+        };
+        self.metadata.disks = disks::known(self.machine, &self.metadata);
+        plan
+    }
+
+    /// Changes the disks, then forgets those that are gone.
+    fn change_disks(&mut self, disks: DiskPlan) {
+        self.commit();
+        if self.domain.power.is_active() {
+            self.plan.disks.extend(disks.volumes);
+        }
+        self.plan.disks.extend(disks.steps);
+        if self.metadata.disks != disks.left {
+            self.metadata.disks = disks.left;
+            self.recorded = self.metadata.clone();
+            self.plan.disks.push(Step::Record(Box::new(self.metadata.clone())));
+        }
+        self.plan.blocked = self.plan.blocked.take().or(disks.blocked);
     }
 
     fn push(&mut self, step: Step) {
@@ -334,8 +419,8 @@ impl<'a> Draft<'a> {
 
     /// Defines the domain again where the configuration in force differs in what we own. Says whether the domain could
     /// be started here.
-    fn redefine(&mut self) -> Result<(), Blocked> {
-        let config = self.machine.config(&self.facts.host)?;
+    fn redefine(&mut self, disks: &[String]) -> Result<(), Blocked> {
+        let config = self.machine.config(&self.facts.host, disks)?;
         let fingerprint = domain_xml::fingerprint(&config);
         if self.metadata.config != fingerprint {
             self.metadata.config = fingerprint;
@@ -474,6 +559,7 @@ impl<'a> Draft<'a> {
                     return;
                 }
                 let steps = start(self.machine, self.facts, &mut self.metadata, self.now);
+                self.recorded = self.metadata.clone();
                 self.plan.steps.extend(steps);
             }
         }
@@ -524,4 +610,4 @@ fn since(earlier: Timestamp, later: Timestamp) -> Duration {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -21,7 +21,7 @@ use super::metadata::Halt;
 use super::observe::{Observed, Remembered, observe};
 use super::plan::{Plan, Step, plan, seed_due};
 use super::publish::{Base, PublishError, publish};
-use super::{report, status};
+use super::{disk_steps, report, status};
 
 /// Looked at again after this, even if nothing ever happens.
 const SAFETY_NET: Duration = Duration::from_secs(3600);
@@ -90,7 +90,7 @@ async fn attempt<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result
     let base = ctx.written.newest(&identity.uid, object);
 
     let revision = desired.revision(generation);
-    let work = rounds(&ctx, &desired, &revision);
+    let work = rounds(&ctx, &desired, &revision, generation);
     tokio::pin!(work);
     let settled = match tokio::time::timeout(LONG_STEP, &mut work).await {
         Ok(settled) => settled,
@@ -125,7 +125,12 @@ struct Settled {
 }
 
 /// Observe, decide and do, until nothing is left to do, something fails, or nothing is known.
-async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &str) -> Settled {
+async fn rounds<H: Hypervisor>(
+    ctx: &Context<H>,
+    desired: &Desired,
+    revision: &str,
+    generation: Option<i64>,
+) -> Settled {
     let uid = desired.identity().uid.as_str();
     let attempt = |what: &str| format!("{what}/{revision}");
     let mut halted = None;
@@ -142,14 +147,27 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
         if let Some((failure, remaining)) = decided.steps.iter().find_map(held) {
             return Settled { observed, failure: Some(failure), requeue_after: remaining, halted };
         }
+        let of_disks = disk_steps::attempt(&decided.disks, revision);
+        let put_off = disk_steps::put_off(ctx, desired, generation, &decided.disks, &of_disks).await;
+        let disks = if put_off.is_some() { &[] } else { decided.disks.as_slice() };
+        if let Some((failure, remaining)) = put_off.filter(|_| decided.steps.is_empty()) {
+            let requeue_after = soonest(remaining, &decided);
+            return Settled { observed, failure: Some(failure), requeue_after, halted };
+        }
         halted = halted.or_else(|| decided.steps.iter().find_map(|step| recorded_halt(step, &observed)));
-        match execute(&*ctx.hypervisor, uid, &decided.steps).await {
+        let (outcome, attempted) = match execute(&*ctx.hypervisor, uid, &decided.steps).await {
+            Outcome::Done => (disk_steps::execute(&*ctx.hypervisor, uid, disks).await, Some(of_disks)),
+            other => (other, None),
+        };
+        match outcome {
             Outcome::Failed(failure) => {
                 ctx.metrics.reconciles.failed(failure.reason);
-                let delay = ctx.failures.failed(uid, &attempt(failure.step), failure.clone(), Instant::now());
+                let attempted = attempted.unwrap_or_else(|| attempt(failure.step));
+                let delay = ctx.failures.failed(uid, &attempted, failure.clone(), Instant::now());
                 // Earlier steps may have been done: what is published is what is now.
                 let observed = observe(&*ctx.hypervisor, desired, ctx.remembered(uid)).await;
-                return Settled { observed, failure: Some(failure), requeue_after: delay, halted };
+                let requeue_after = soonest(delay, &decided);
+                return Settled { observed, failure: Some(failure), requeue_after, halted };
             }
             Outcome::Unreachable(error) => {
                 ctx.metrics.reconciles.failed("LibvirtUnavailable");
@@ -169,7 +187,7 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
         if decided.steps.contains(&Step::RetryDisks) {
             ctx.retries.tried(uid, now);
         }
-        if decided.steps.is_empty() {
+        if decided.steps.is_empty() && disks.is_empty() {
             let (failure, requeue_after) = settle(ctx, uid, &decided, attempt);
             return Settled { observed, failure, requeue_after, halted };
         }
@@ -177,6 +195,11 @@ async fn rounds<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, revision: &s
     // Every round found the domain changed by somebody else. Look again when it has calmed down.
     let observed = observe(&*ctx.hypervisor, desired, ctx.remembered(uid)).await;
     Settled { observed, failure: None, requeue_after: Duration::from_secs(1), halted }
+}
+
+/// When to look again after a failure: no later than without it.
+fn soonest(delay: Duration, decided: &Plan) -> Duration {
+    decided.requeue_after.map_or(delay, |requeue_after| delay.min(requeue_after))
 }
 
 /// What is, with what the guest is to be told where a seed is to be written.
@@ -222,7 +245,7 @@ fn settle<H>(
         Some((_, remaining)) => remaining,
         None => ctx.failures.failed(uid, &attempt, failure.clone(), now),
     };
-    (Some(failure), delay.min(BLOCKED))
+    (Some(failure), soonest(delay.min(BLOCKED), decided))
 }
 
 /// A cached object says that it is being deleted; nothing is destroyed before the API server itself has said so of this

@@ -15,6 +15,8 @@ use super::xml::Element;
 pub struct DomainDisk {
     /// Name of the device: `vda`.
     pub target: String,
+    /// Name of the volume; empty where it is none.
+    pub volume: String,
     /// Whether a snapshot can be in it: it is qcow2 and may be written.
     pub keeps_snapshots: bool,
 }
@@ -59,6 +61,7 @@ pub fn disks(domain_xml: &str) -> Option<Vec<DomainDisk>> {
             if let (Some((entry, is_qcow2, is_read_only)), Some(start)) = (&mut disk, start) {
                 match *inner {
                     "target" => entry.target = attribute(start, "dev").unwrap_or_default(),
+                    "source" => entry.volume = attribute(start, "volume").unwrap_or_default(),
                     "driver" => *is_qcow2 = attribute(start, "type").as_deref() == Some("qcow2"),
                     "readonly" => *is_read_only = true,
                     _ => {}

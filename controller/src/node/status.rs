@@ -4,6 +4,7 @@
 //! failed, too.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kvmoor_crds::conditions::{self, Finding, Truth, types};
 use kvmoor_crds::{
@@ -17,7 +18,7 @@ use super::hypervisor::{Class, Domain, DomainFacts, HvError, Power};
 use super::images::IMPORTING;
 use super::metadata::Halt;
 use super::observe::{Facts, Observed};
-use super::plan;
+use super::{disk_steps, disks, plan};
 
 mod restart_required;
 mod trouble;
@@ -34,6 +35,16 @@ const OWNED: [&str; 7] = [
     types::DISK_ERROR,
     types::GUEST_CRASHED,
     types::RELEASED,
+];
+/// Steps and obstacles that are about disks of a domain that is there.
+const OF_DISKS: [&str; 7] = [
+    "GrowDisk",
+    "AttachDisk",
+    "DetachDisk",
+    "DeleteVolume",
+    disks::NOT_ADMITTED,
+    disks::IN_SNAPSHOT,
+    disk_steps::UNCONFIRMED,
 ];
 /// Those that are told of only once they have been true.
 const QUIET: [&str; 2] = [types::DISK_ERROR, types::GUEST_CRASHED];
@@ -69,7 +80,11 @@ pub fn of(
     status.addresses = Vec::new();
     status.started_at = None;
     if let Desired::Present(machine) = desired {
-        status.resources = Some(resources(machine, &facts.domain));
+        let before = previous.resources.as_ref().and_then(|resources| resources.disk.clone());
+        let disk = facts.disks.as_ref().map(|disks| {
+            quantity::from_bytes(disks.sizes.iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size)))
+        });
+        status.resources = Some(resources(machine, &facts.domain, disk.or(before)));
         if let DomainFacts::Ours(domain) = &facts.domain {
             let metadata = &domain.metadata;
             status.requests = Some(Requests {
@@ -258,7 +273,8 @@ fn not_defined(failure: Option<&Failure>) -> Report {
     }
     let mut findings = vec![finding(types::SYNCHRONIZED), finding(types::READY)];
     let is_volume = matches!(failure.step, "WriteSeed" | "EnsureVolume" | "PoolFull" | "StoragePoolUnavailable");
-    if is_volume || failure.step.starts_with("Image") || failure.step.starts_with("UserData") {
+    let named = ["Image", "Disk", "UserData"];
+    if is_volume || named.iter().any(|named| failure.step.starts_with(named)) {
         findings.push(finding(types::PROVISIONED));
     }
     Report { phase: Phase::Error, message: failure.message.clone(), findings }
@@ -266,8 +282,9 @@ fn not_defined(failure: Option<&Failure>) -> Report {
 
 fn present(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> Report {
     // Not to get more while it runs is no failure of a guest that will have it at its next start.
-    let (growth, failure) =
-        (failure.filter(|failure| is_growth(failure)), failure.filter(|failure| !is_growth(failure)));
+    let (growth, unmet) = (failure.filter(|failure| is_growth(failure)), failure.filter(|failure| !is_growth(failure)));
+    // A disk that does not come or go leaves the guest as well as it was.
+    let failure = unmet.filter(|failure| !is_of_disks(failure, domain));
     let (phase, message) = phase(machine, domain, failure, now);
     let as_wanted = match (machine.power, phase) {
         (PowerState::Running, Phase::Running)
@@ -277,7 +294,7 @@ fn present(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: T
     };
     let own_reason = || trouble::reason(machine, domain, now).unwrap_or(phase.as_str());
     let ready_reason = failure.map_or_else(own_reason, |failure| failure.reason);
-    let synchronized = match failure {
+    let synchronized = match unmet {
         Some(failure) => Finding::new(types::SYNCHRONIZED, false, failure.reason, failure.message.as_str()),
         None => Finding::new(types::SYNCHRONIZED, true, "Synchronized", ""),
     };
@@ -289,6 +306,12 @@ fn present(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: T
     ];
     findings.extend(trouble::findings(domain));
     Report { phase, message, findings }
+}
+
+/// Whether it is about disks of a domain that is there, and not needed for its start.
+fn is_of_disks(failure: &Failure, domain: &Domain) -> bool {
+    let is_volume = failure.step == "EnsureVolume" && domain.power.is_active();
+    is_volume || OF_DISKS.contains(&failure.step)
 }
 
 fn phase(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> (Phase, String) {
@@ -359,12 +382,12 @@ fn provisioned(machine: &Machine, domain: &Domain) -> Finding {
     }
 }
 
-fn resources(machine: &Machine, domain: &DomainFacts) -> ResourcesInForce {
+fn resources(machine: &Machine, domain: &DomainFacts, disk: Option<Quantity>) -> ResourcesInForce {
     let (cpu, memory_mib) = match domain {
         DomainFacts::Ours(domain) if domain.power.is_active() => (domain.cpu, domain.memory_mib),
         _ => (machine.cpu, machine.memory_mib),
     };
-    ResourcesInForce { cpu: i32::try_from(cpu).unwrap_or(i32::MAX), memory: quantity::from_mib(memory_mib) }
+    ResourcesInForce { cpu: i32::try_from(cpu).unwrap_or(i32::MAX), memory: quantity::from_mib(memory_mib), disk }
 }
 
 /// Addresses in the order of the interfaces, IPv4 before IPv6.

@@ -32,7 +32,12 @@ pub fn render(volume: &Volume) -> String {
         .attr("type", "file")
         .child(Element::with_text("name", name))
         .child(Element::with_text("capacity", capacity.to_string()).attr("unit", "bytes"))
-        .child(Element::new("target").child(Element::new("format").attr("type", format.as_str())))
+        .child(
+            Element::new("target")
+                .child(Element::new("format").attr("type", format.as_str()))
+                // Version 3: one of version 2, which libvirt makes else, cannot grow while it has snapshots.
+                .children((*format == DiskFormat::Qcow2).then(|| Element::with_text("compat", "1.1"))),
+        )
         .children(backing.as_ref().map(|Backing { path, format }| {
             Element::new("backingStore")
                 .child(Element::with_text("path", path))
@@ -52,7 +57,7 @@ mod tests {
         assert_eq!(
             render(&volume),
             "<volume type=\"file\"><name>v</name><capacity unit=\"bytes\">10</capacity>\
-             <target><format type=\"qcow2\"/></target><backingStore><path>/p/&lt;&amp;&gt;</path>\
+             <target><format type=\"qcow2\"/><compat>1.1</compat></target><backingStore><path>/p/&lt;&amp;&gt;</path>\
              <format type=\"raw\"/></backingStore></volume>"
         );
     }

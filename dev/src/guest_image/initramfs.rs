@@ -75,6 +75,7 @@ const DIRECTORIES: &[&str] = &[
     "www/instance-id",
     "www/meminfo",
     "www/nproc",
+    "www/partitions",
     "www/runcmd.log",
     "www/ssh-authorized-keys",
     "www/uptime",

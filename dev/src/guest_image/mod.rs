@@ -15,6 +15,7 @@
 //! | `/instance-id`, `/ssh-authorized-keys`, `/runcmd.log` | what came of the seed |
 //! | `/firmware` | `bios`, `uefi` or `uefi-secure`, and `tpm` where there is one |
 //! | `/uptime`, `/nproc`, `/meminfo` | seconds since the boot, processors online, `/proc/meminfo` |
+//! | `/partitions` | `/proc/partitions`: the disks and their sizes in KiB |
 //! | `/cgi-bin/ram`, `/cgi-bin/disk` | the note last POSTed there, kept in memory or on the disk |
 //!
 //! The paths outside `/cgi-bin` redirect to themselves with a slash at the end.

@@ -11,6 +11,7 @@ mod console;
 mod crash;
 mod crash_cluster;
 mod debian;
+mod disks;
 mod feed;
 mod firmware;
 mod guest_data;
@@ -93,6 +94,10 @@ fn main() -> anyhow::Result<()> {
         installation::an_upgrade_labels_the_admins_secret_and_ends_no_session,
         installation::the_catalog_is_applied_and_admins_have_the_last_word,
         installation::the_check_of_helm_test_says_what_is_wrong,
+        disks::they_grow_on_and_off,
+        disks::they_come_and_go,
+        disks::they_outlive_a_restore,
+        disks::what_does_not_fit_is_said,
         images::imported_once_for_all_that_wait,
         images::what_is_wrong_is_said_and_nothing_is_left,
         images::private_addresses_are_refused_unless_allowed,
@@ -149,6 +154,7 @@ fn main() -> anyhow::Result<()> {
         crash_cluster::the_cluster_controller_and_snapshots,
         images::killed_in_the_middle_of_an_import,
         images::crash_while_importing,
+        disks::crash_while_changing,
         snapshots::crash_while_taking,
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,

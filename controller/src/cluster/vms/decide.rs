@@ -214,17 +214,15 @@ impl Ledger<'_, '_> {
             return refuse(reasons::QUOTA_EXCEEDED, verdict.message.clone());
         }
         let request = match request.resolve(&self.snapshot.classes) {
+            // A root disk stays what it was admitted with, whatever the class says by now.
+            Ok((request, Some(_))) if vm.admitted.is_some() => request.with_root_disk(vm.admitted_root_disk()),
             Ok((request, _)) => request,
             Err(missing) => return refuse(reasons::CLASS_NOT_FOUND, missing),
         };
         let image = vm.object.spec.os_type.as_deref().and_then(|name| self.snapshot.images.get(name));
         let mut requested = request.with_image(image.map_or(0, |image| image.size));
-        if let Some(admitted) = vm.admitted {
-            // Disks cannot change; an image that turns out larger later does not change what was agreed.
-            requested.disk = admitted.disk;
-            // What a running guest is to have less of it keeps until its restart, and nobody else can have it before.
-            requested = requested.at_most(vm.held);
-        }
+        // What a guest has counts until it has not: CPUs and memory until its restart, disks until they are gone.
+        requested = requested.at_most(vm.held);
         let charge = row.charge();
         let limits = *self.snapshot.limits.get(vm.namespace.as_str()).unwrap_or(&self.snapshot.default_limits);
         let mut others = self.usage.get(&vm.namespace).copied().unwrap_or_default();

@@ -34,7 +34,7 @@ pub struct Vm {
     pub requested: Result<Request, QuantityError>,
     /// What the quota was charged for.
     pub admitted: Option<Resources>,
-    /// CPUs and memory that its guest has, by its host's word, but no more than it was admitted with.
+    /// CPUs, memory and disks that its guest has, by its host's word, but no more than it was admitted with.
     pub held: Resources,
     /// The first generation known to ask for these resources. An `Admitted` condition that is older speaks of another
     /// request, even if for the same amounts.
@@ -63,7 +63,7 @@ impl Request {
         let size = spec.disk.as_ref().and_then(|disk| disk.size.as_ref());
         let mut other_disks = 0_u64;
         for disk in &spec.disks {
-            other_disks = other_disks.saturating_add(quantity::bytes(&disk.size)?);
+            other_disks = other_disks.saturating_add(quantity::sectors(quantity::bytes(&disk.size)?));
         }
         let memory = match spec.class_name {
             Some(_) => 0,
@@ -73,7 +73,7 @@ impl Request {
             class: spec.class_name.clone(),
             cpu: u64::try_from(spec.cpu).unwrap_or(0),
             memory,
-            root_disk: size.map(quantity::bytes).transpose()?,
+            root_disk: size.map(quantity::bytes).transpose()?.map(quantity::sectors),
             other_disks,
         })
     }
@@ -95,9 +95,15 @@ impl Request {
         Ok((resolved, root_disk))
     }
 
+    /// The request with a root disk of that size.
+    pub fn with_root_disk(self, root_disk: Option<u64>) -> Self {
+        Self { root_disk, ..self }
+    }
+
     /// The whole request, given the size of the image's disk in bytes (0 where there is no image).
     pub fn with_image(&self, image: u64) -> Resources {
-        let disk = self.root_disk.unwrap_or(DEFAULT_ROOT_DISK).max(image).saturating_add(self.other_disks);
+        let root_disk = self.root_disk.unwrap_or(DEFAULT_ROOT_DISK).max(image);
+        let disk = quantity::sectors(root_disk).saturating_add(self.other_disks);
         Resources { cpu: self.cpu, memory: self.memory, disk }
     }
 }
@@ -224,7 +230,7 @@ fn held(object: &VirtualMachine) -> Resources {
     Resources {
         cpu: u64::try_from(in_force.cpu).unwrap_or(0).min(admitted.cpu),
         memory: quantity::bytes(&in_force.memory).unwrap_or(0).min(admitted.memory),
-        disk: 0,
+        disk: in_force.disk.as_ref().and_then(|disk| quantity::bytes(disk).ok()).unwrap_or(0).min(admitted.disk),
     }
 }
 

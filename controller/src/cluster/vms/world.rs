@@ -168,5 +168,8 @@ fn image_facts<'a>(image: &'a Image, hosts: &[&Host]) -> Option<(&'a str, ImageF
     let statuses = hosts.iter().filter_map(|host| host.status.as_ref());
     let copies = statuses.flat_map(|status| &status.images).filter(|copy| copy.name == name);
     let size = copies.filter_map(|copy| u64::try_from(copy.virtual_size).ok()).max().unwrap_or(0);
+    // No root disk is made smaller.
+    let minimum = image.spec.minimum_disk.as_ref().and_then(|minimum| quantity::bytes(minimum).ok());
+    let size = size.max(minimum.unwrap_or(0));
     Some((name, ImageFacts { architecture: image.spec.architecture.as_deref(), size }))
 }

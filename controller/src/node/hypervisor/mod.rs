@@ -7,7 +7,7 @@ use std::future::Future;
 
 use kvmoor_crds::{HostFeature, VirtType};
 
-use super::domain_xml::DomainConfig;
+use super::domain_xml::{Disk, DomainConfig};
 use super::images::record::Content;
 use super::metadata::Metadata;
 use super::room::Room;
@@ -149,6 +149,24 @@ pub enum Resumption {
     Off,
 }
 
+/// The disks of a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskFacts {
+    /// Volumes that are there, of those that were asked for, and their sizes as the guest sees them, in bytes.
+    pub sizes: Vec<(String, u64)>,
+    /// Volumes that the running guest has; none while it is off.
+    pub attached: Vec<String>,
+    /// Number of the domain's snapshots.
+    pub snapshots: u32,
+}
+
+impl DiskFacts {
+    /// The size of a volume; `None` where there is none.
+    pub fn size(&self, volume: &str) -> Option<u64> {
+        self.sizes.iter().find(|(name, _)| name == volume).map(|(_, size)| *size)
+    }
+}
+
 /// An image volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFacts {
@@ -193,6 +211,15 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn ensure_isolated_network(&self, name: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Removes the networks whose names start so and that no domain is connected to.
     fn remove_unused_networks(&self, prefix: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+
+    /// The domain's disks, and which of these volumes there are. It asks neither QEMU nor the guest.
+    fn disks(&self, uid: &str, volumes: Vec<String>) -> impl Future<Output = Result<DiskFacts, HvError>> + Send;
+    /// Makes a disk larger, whether the domain is on or off.
+    fn grow_disk(&self, uid: &str, volume: &str, bytes: u64) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Gives a disk to the domain that is on.
+    fn attach_disk(&self, uid: &str, disk: &Disk) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Takes a disk away from the domain that is on. Fails while the guest has not let go of it.
+    fn detach_disk(&self, uid: &str, volume: &str) -> impl Future<Output = Result<(), HvError>> + Send;
 
     /// Makes this the persistent configuration of the domain.
     fn define(&self, config: &DomainConfig, metadata: &Metadata) -> impl Future<Output = Result<(), HvError>> + Send;

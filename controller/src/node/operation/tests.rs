@@ -27,8 +27,9 @@ fn machine(power: PowerState) -> Machine {
         tpm: false,
         features: Vec::new(),
         nics: Vec::new(),
-        root: Root { volume: "root".into(), capacity: 10, image: None, unknown_os: None },
+        root: Root { volume: "root".into(), capacity: 10, is_explicit: false, image: None, unknown_os: None },
         disks: Vec::new(),
+        disk_admitted: u64::MAX,
         seed: Seed {
             volume: "seed".into(),
             instance_id: "u".into(),

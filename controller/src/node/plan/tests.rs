@@ -25,7 +25,8 @@ fn nat(mac: &str) -> Interface {
     Interface { mac: mac.into(), network: NetworkType::Nat, bridge: None }
 }
 
-fn machine() -> Machine {
+/// A running machine with a blank root disk and one more.
+pub fn machine() -> Machine {
     Machine {
         identity: identity(),
         power: PowerState::Running,
@@ -38,8 +39,9 @@ fn machine() -> Machine {
         tpm: false,
         features: Vec::new(),
         nics: vec![nat("52:54:00:00:00:01")],
-        root: Root { volume: "root".into(), capacity: 10, image: None, unknown_os: None },
+        root: Root { volume: "root".into(), capacity: 10, is_explicit: false, image: None, unknown_os: None },
         disks: vec![Extra { volume: "data".into(), name: "data".into(), capacity: 5 }],
+        disk_admitted: u64::MAX,
         seed: Seed {
             volume: "seed".into(),
             instance_id: UID.into(),
@@ -52,7 +54,12 @@ fn machine() -> Machine {
     }
 }
 
-fn host() -> HostFacts {
+fn names_of(machine: &Machine) -> Vec<String> {
+    machine.disks.iter().map(|disk| disk.name.clone()).collect()
+}
+
+/// The host.
+pub fn host() -> HostFacts {
     HostFacts {
         virt: Ok(VirtType::Qemu),
         architecture: "x86_64".into(),
@@ -68,7 +75,8 @@ fn host() -> HostFacts {
     }
 }
 
-fn at(millis: i64) -> Timestamp {
+/// A time.
+pub fn at(millis: i64) -> Timestamp {
     from_millis(T0 + millis)
 }
 
@@ -78,7 +86,8 @@ fn settled(machine: &Machine) -> Metadata {
         uid: UID.into(),
         namespace: "ns".into(),
         name: "web".into(),
-        config: domain_xml::fingerprint(&machine.config(&host()).unwrap()),
+        config: domain_xml::fingerprint(&machine.config(&host(), &names_of(machine)).unwrap()),
+        disks: names_of(machine),
         restart: machine.requests.restart,
         reset: machine.requests.reset,
         power_off: machine.requests.power_off,
@@ -87,7 +96,8 @@ fn settled(machine: &Machine) -> Metadata {
     }
 }
 
-fn started(machine: &Machine) -> Metadata {
+/// Of one that runs.
+pub fn started(machine: &Machine) -> Metadata {
     Metadata { started: Some(BOOT.into()), started_at: Some(T0), ..settled(machine) }
 }
 
@@ -107,6 +117,7 @@ fn told(domain: DomainFacts, told: Told) -> Observed {
         image: None,
         import: None,
         room: None,
+        disks: None,
         volumes: Vec::new(),
         remembered: Remembered::default(),
         told,
@@ -241,10 +252,16 @@ fn root_disk_stands_on_the_image_and_is_no_smaller() {
     assert_eq!(missing.blocked.unwrap().reason, "ImageMissing");
     let Observed::Complete(facts) = &mut observed else { panic!() };
     facts.image = Some(ImageFacts { path: "/pool/image".into(), virtual_size: 99 });
-    let new = plan(&present(machine), &observed, at(0));
+    let new = plan(&present(machine.clone()), &observed, at(0));
     let backing = Some(Backing { path: "/pool/image".into(), format: DiskFormat::Raw });
     let volume = Volume { name: "root".into(), capacity: 99, format: DiskFormat::Qcow2, backing };
     assert_eq!(new.steps.get(1), Some(&Step::EnsureVolume(volume)));
+    machine.root.is_explicit = true;
+    let small = plan(&present(machine.clone()), &observed, at(0));
+    assert_eq!((small.steps.len(), small.blocked.unwrap().reason), (0, "DiskTooSmall"));
+    (machine.root.is_explicit, machine.disk_admitted) = (false, 103);
+    let unpaid = plan(&present(machine), &observed, at(0));
+    assert_eq!((unpaid.steps.len(), unpaid.blocked.unwrap().reason), (0, "DiskNotAdmitted"));
 }
 
 #[test]
@@ -547,9 +564,17 @@ impl World {
         };
         let volumes = self.volumes.iter().cloned().collect();
         let told = Told::Data(Default::default());
-        let room = Some(ROOM);
-        let remembered = Remembered { pressed_at: self.pressed_at, retried: None };
-        let facts = Facts { host: host(), domain: facts, image: None, import: None, room, volumes, remembered, told };
+        let facts = Facts {
+            host: host(),
+            domain: facts,
+            image: None,
+            import: None,
+            room: Some(ROOM),
+            disks: None,
+            volumes,
+            remembered: Remembered { pressed_at: self.pressed_at, retried: None },
+            told,
+        };
         Observed::Complete(Box::new(facts))
     }
 
@@ -602,6 +627,8 @@ impl World {
                 assert!(*to > self.has.1 && ROOM.has_memory(self.has.1, *to));
                 self.has.1 = *to;
             }
+            // No disk is looked at in this model; see `disks`.
+            Step::GrowDisk { .. } | Step::AttachDisk(_) | Step::DetachDisk(_) => panic!("{step:?}"),
             Step::DeleteVolume(name) => {
                 self.volumes.remove(name);
             }

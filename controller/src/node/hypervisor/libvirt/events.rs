@@ -98,6 +98,8 @@ impl Subscriptions {
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_WATCHDOG, with_number as *const (), sink)?;
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_PMWAKEUP, with_number as *const (), sink)?;
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_PMSUSPEND, with_number as *const (), sink)?;
+        subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, with_text as *const (), sink)?;
+        subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, with_text as *const (), sink)?;
         subscriptions.watch_close(closed)?;
         Ok(subscriptions)
     }
@@ -196,6 +198,16 @@ unsafe extern "C" fn with_number(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     _number: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt's contract.
+    unsafe { pass_on(domain, opaque) };
+}
+
+unsafe extern "C" fn with_text(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _alias: *const c_char,
     opaque: *mut c_void,
 ) {
     // SAFETY: libvirt's contract.

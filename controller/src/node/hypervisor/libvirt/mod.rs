@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 
 use super::super::args::VirtSetting;
-use super::super::domain_xml::DomainConfig;
+use super::super::domain_xml::{Disk, DomainConfig};
 use super::super::images::record::{Content, Record};
 use super::super::metadata::Metadata;
 use super::super::metrics::LibvirtCalls;
@@ -20,10 +20,11 @@ use super::super::room::Room;
 use super::super::serial_log;
 use super::super::snapshot_xml::SnapshotFacts;
 use super::super::volume_xml::Volume;
-use super::{DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Resumption};
+use super::{DiskFacts, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Resumption};
 
 mod calls;
 mod connection;
+mod disk;
 mod disk_errors;
 mod display;
 mod domain;
@@ -244,6 +245,27 @@ impl Hypervisor for Libvirt {
     async fn remove_unused_networks(&self, prefix: &str) -> Result<(), HvError> {
         let prefix = prefix.to_owned();
         self.call("remove unused networks", CHANGE, move |connect| host::network::remove_unused(connect, &prefix)).await
+    }
+
+    async fn disks(&self, uid: &str, volumes: Vec<String>) -> Result<DiskFacts, HvError> {
+        let (pool, uid) = (self.settings.pool.clone(), uid.to_owned());
+        self.call("look at the disks", READ, move |connect| disk::look(connect, &pool, &uid, &volumes)).await
+    }
+
+    async fn grow_disk(&self, uid: &str, volume: &str, bytes: u64) -> Result<(), HvError> {
+        let (pool, volume) = (self.settings.pool.clone(), volume.to_owned());
+        let grow = move |connect: &Connect, uid: &str| disk::grow(connect, &pool, uid, &volume, bytes);
+        self.change("make the disk larger", uid, grow).await
+    }
+
+    async fn attach_disk(&self, uid: &str, disk: &Disk) -> Result<(), HvError> {
+        let (pool, disk) = (self.settings.pool.clone(), disk.clone());
+        self.change("attach the disk", uid, move |connect, uid| disk::attach(connect, &pool, uid, &disk)).await
+    }
+
+    async fn detach_disk(&self, uid: &str, volume: &str) -> Result<(), HvError> {
+        let (pool, volume) = (self.settings.pool.clone(), volume.to_owned());
+        self.change("detach the disk", uid, move |connect, uid| disk::detach(connect, &pool, uid, &volume)).await
     }
 
     async fn define(&self, config: &DomainConfig, metadata: &Metadata) -> Result<(), HvError> {

@@ -25,6 +25,7 @@ case ${path%/} in
 /uptime) cut -d ' ' -f 1 /proc/uptime ;;
 /nproc) nproc ;;
 /meminfo) cat /proc/meminfo ;;
+/partitions) cat /proc/partitions ;;
 /ssh-authorized-keys) cat /root/.ssh/authorized_keys ;;
 /runcmd.log) cat /disk/runcmd.log 2>/dev/null ;;
 /instance-id) cat /run/cloud/instance-id ;;
