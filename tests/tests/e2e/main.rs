@@ -12,6 +12,7 @@ mod crash;
 mod crash_cluster;
 mod debian;
 mod disks;
+mod domain_xml;
 mod feed;
 mod firmware;
 mod guest_data;
@@ -94,6 +95,7 @@ fn main() -> anyhow::Result<()> {
         installation::an_upgrade_labels_the_admins_secret_and_ends_no_session,
         installation::the_catalog_is_applied_and_admins_have_the_last_word,
         installation::the_check_of_helm_test_says_what_is_wrong,
+        domain_xml::libvirt_takes_what_is_written,
         disks::they_grow_on_and_off,
         disks::they_come_and_go,
         disks::they_outlive_a_restore,
