@@ -9,6 +9,7 @@ mod death;
 mod feed;
 mod figures;
 mod idle;
+mod images;
 mod processes;
 mod snapshots;
 mod vnc;
@@ -19,7 +20,7 @@ use kvmoor_dev::Cluster;
 use kvmoor_tests::rest;
 
 /// What is measured, each by its name.
-const NAMES: [&str; 6] = ["create", "death", "feed", "snapshots", "vnc", "idle"];
+const NAMES: [&str; 7] = ["create", "death", "feed", "images", "snapshots", "vnc", "idle"];
 /// How often each thing is measured.
 const SAMPLES: usize = 20;
 /// The namespace of the virtual machines that are made through the Kubernetes API.
@@ -54,6 +55,9 @@ async fn measure(cluster: &Cluster, figures: &mut Figures, wants: impl Fn(&str) 
     }
     if wants("feed") {
         feed::measure(cluster, &admin, figures).await?;
+    }
+    if wants("images") {
+        images::measure(cluster, figures).await?;
     }
     if wants("snapshots") {
         snapshots::measure(cluster, &admin, figures).await?;
