@@ -5,12 +5,12 @@ use std::convert::Infallible;
 use anyhow::Result;
 use futures::{SinkExt as _, StreamExt as _};
 use kvmoor_crds::VirtualMachine;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::args::ServerArgs;
 use crate::server::Server;
-use crate::socket::farewell;
+use crate::socket::receive;
 use crate::terminal::Raw;
 
 /// Ctrl-], as telnet and virsh have it.
@@ -33,7 +33,7 @@ pub async fn run(vm: &VirtualMachine, args: &ServerArgs) -> Result<Infallible> {
 }
 
 async fn connect(socket: crate::socket::Socket) -> Result<String> {
-    let (mut sink, mut stream) = socket.split();
+    let (mut sink, stream) = socket.split();
     let up = async {
         let mut input = tokio::io::stdin();
         let mut buffer = vec![0; 4096];
@@ -51,23 +51,8 @@ async fn connect(socket: crate::socket::Socket) -> Result<String> {
             }
         }
     };
-    let down = async {
-        let mut output = tokio::io::stdout();
-        loop {
-            match stream.next().await {
-                Some(Ok(Message::Binary(bytes))) => {
-                    output.write_all(&bytes).await?;
-                    output.flush().await?;
-                }
-                Some(Ok(Message::Close(frame))) => return farewell(frame.as_ref()),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error.into()),
-                None => return farewell(None),
-            }
-        }
-    };
     tokio::select! {
         left = up => left,
-        ended = down => ended,
+        ended = receive(stream, tokio::io::stdout()) => ended,
     }
 }

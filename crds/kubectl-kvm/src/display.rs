@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 use futures::{SinkExt as _, StreamExt as _};
 use kvmoor_crds::VirtualMachine;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::args::ServerArgs;
 use crate::server::Server;
-use crate::socket::{Socket, farewell};
+use crate::socket::{Socket, receive};
 
 /// Bytes in a message at most.
 const BUFFER: usize = 64 << 10;
@@ -41,8 +41,8 @@ async fn serve(viewer: TcpStream, socket: Socket) {
 }
 
 async fn connect(viewer: TcpStream, socket: Socket) -> Result<String> {
-    let (mut from_viewer, mut to_viewer) = viewer.into_split();
-    let (mut sink, mut stream) = socket.split();
+    let (mut from_viewer, to_viewer) = viewer.into_split();
+    let (mut sink, stream) = socket.split();
     let up = async {
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -54,19 +54,8 @@ async fn connect(viewer: TcpStream, socket: Socket) -> Result<String> {
             sink.send(Message::binary(buffer.get(..length).unwrap_or_default().to_vec())).await?;
         }
     };
-    let down = async {
-        loop {
-            match stream.next().await {
-                Some(Ok(Message::Binary(bytes))) => to_viewer.write_all(&bytes).await?,
-                Some(Ok(Message::Close(frame))) => return farewell(frame.as_ref()),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(error.into()),
-                None => return farewell(None),
-            }
-        }
-    };
     tokio::select! {
         left = up => left,
-        ended = down => ended,
+        ended = receive(stream, to_viewer) => ended,
     }
 }

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use futures::StreamExt as _;
+use futures::stream::SplitStream;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error, http::Uri};
+use tokio_tungstenite::tungstenite::{Error, Message, http::Uri};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 /// How long it may take to open it.
@@ -66,8 +68,24 @@ async fn encrypt(host: &str, stream: TcpStream) -> Result<tokio_rustls::client::
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("the server's certificate is not trusted")
 }
 
+/// Writes what the server sends until it closes, and returns what it says of that.
+pub async fn receive(mut stream: SplitStream<Socket>, mut output: impl AsyncWrite + Unpin) -> Result<String> {
+    loop {
+        match stream.next().await {
+            Some(Ok(Message::Binary(bytes))) => {
+                output.write_all(&bytes).await?;
+                output.flush().await?;
+            }
+            Some(Ok(Message::Close(frame))) => return farewell(frame.as_ref()),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error.into()),
+            None => return farewell(None),
+        }
+    }
+}
+
 /// Whether the server has closed it because there is no more to come, and what it says of that.
-pub fn farewell(frame: Option<&CloseFrame>) -> Result<String> {
+fn farewell(frame: Option<&CloseFrame>) -> Result<String> {
     match frame {
         Some(frame) if u16::from(frame.code) == 1000 => Ok(frame.reason.to_string()),
         Some(frame) => bail!("closed by the server: {} ({})", frame.reason, frame.code),

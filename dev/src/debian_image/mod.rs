@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 
 use crate::guest_image::{
     command,
-    workshop::{lock, remove_tree},
+    workshop::{self, remove_tree},
 };
 
 /// Returns the path of the image in `<cache_dir>/images`, made if this version of it is not there yet. Several processes
@@ -26,24 +26,7 @@ use crate::guest_image::{
 /// # Errors
 /// When a program is missing, or the mirror does not give the packages.
 pub async fn ensure(cache_dir: &Path) -> Result<PathBuf> {
-    let images = cache_dir.join("images");
-    let image = images.join(format!("debian-{}.qcow2", recipe::digest()));
-    if image.exists() {
-        return Ok(image);
-    }
-    fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
-    let _lock = lock(images.join(".debian.lock")).await?;
-    if image.exists() {
-        return Ok(image);
-    }
-    let work = images.join(".debian-build");
-    remove_tree(&work)?;
-    fs::create_dir(&work).with_context(|| format!("cannot create {}", work.display()))?;
-    tracing::info!(image = %image.display(), "making a Debian with cloud-init");
-    let built = build(&work).await.context("cannot make the Debian image")?;
-    fs::rename(&built, &image).with_context(|| format!("cannot put the image at {}", image.display()))?;
-    remove_tree(&work)?;
-    Ok(image)
+    workshop::ensure(cache_dir, "debian", &recipe::digest(), build).await
 }
 
 async fn build(work: &Path) -> Result<PathBuf> {

@@ -33,14 +33,9 @@ mod modules;
 pub(crate) mod packages;
 pub(crate) mod workshop;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
-use workshop::{lock, remove_tree};
 
 /// The Debian and Ubuntu packages whose programs build the image.
 pub const PACKAGES: &[&str] = &["gzip", "mtools", "qemu-utils", "syslinux", "xz-utils", "zstd"];
@@ -57,26 +52,7 @@ const FORMAT_VERSION: u32 = 2;
 /// When a program of [`PACKAGES`] is missing, the packages of kernel or busybox cannot be downloaded (apt's package lists
 /// may be missing or old), or the cache cannot be written.
 pub async fn ensure(cache_dir: &Path) -> anyhow::Result<PathBuf> {
-    let images = cache_dir.join("images");
-    let image = images.join(format!("tiny-{}.qcow2", recipe()));
-    if image.exists() {
-        return Ok(image);
-    }
-    fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
-    let _lock = lock(images.join(".tiny.lock")).await?;
-    if image.exists() {
-        return Ok(image);
-    }
-
-    let work = images.join(".tiny-build");
-    remove_tree(&work)?;
-    fs::create_dir(&work).with_context(|| format!("cannot create {}", work.display()))?;
-    tracing::info!(image = %image.display(), "building the guest image");
-    let built = build(&work).await.context("cannot build the guest image")?;
-    fs::rename(&built, &image).with_context(|| format!("cannot put the image at {}", image.display()))?;
-    remove_tree(&work)?;
-    tracing::info!(image = %image.display(), "built the guest image");
-    Ok(image)
+    workshop::ensure(cache_dir, "tiny", &recipe(), build).await
 }
 
 async fn build(work: &Path) -> anyhow::Result<PathBuf> {
