@@ -81,7 +81,8 @@ impl Machines {
         for (domain, qemu) in &self.qemus {
             ensure!(now.get(domain) == Some(qemu), "{domain}: {:?} was {qemu:?}", now.get(domain));
         }
-        ensure!(boot_of(&self.address).await? == self.boot, "the guest has booted again");
+        let boot = wait::until("its guest answers", SOON, || boot_of(&self.address), |_| true).await?;
+        ensure!(boot == self.boot, "the guest has booted again");
         Ok(())
     }
 
@@ -132,9 +133,9 @@ async fn boot_of(address: &str) -> Result<String> {
     Ok(client.get(format!("http://{address}/boot-id")).send().await?.error_for_status()?.text().await?)
 }
 
-/// That a virtual machine runs by what REST says.
+/// That a virtual machine runs by what REST says, which hears of it a moment later than the Kubernetes API.
 pub async fn is_running(admin: &Rest, id: i64) -> Result<()> {
-    let vm = admin.get(&format!("/api/vms/{id}")).await?;
-    ensure!(text(&vm, "status") == "Running", "{vm}");
+    let path = format!("/api/vms/{id}");
+    wait::until("it is Running over REST", SOON, || admin.get(&path), |vm| text(vm, "status") == "Running").await?;
     Ok(())
 }
