@@ -24,6 +24,8 @@ pub enum Noun {
     Vm,
     /// A snapshot.
     Snapshot,
+    /// A disk beside the root disk.
+    Disk,
     /// A user.
     User,
     /// A quota.
@@ -40,6 +42,7 @@ impl Noun {
         match self {
             Self::Vm => "VM",
             Self::Snapshot => "Snapshot",
+            Self::Disk => "Disk",
             Self::User => "User",
             Self::Quota => "Quota",
             Self::Host => "Host",

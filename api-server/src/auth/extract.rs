@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, FromRequestParts, Path};
+use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use kvmoor_crds::{User, UserRole, VirtualMachine, VirtualMachineSnapshot};
@@ -120,6 +120,25 @@ impl FromRequestParts<AppState> for OwnedVm {
     }
 }
 
+/// A disk that the path names of a virtual machine, for somebody who may use that. Whether it is there is not known yet.
+#[derive(Debug, Clone)]
+pub struct OwnedDisk {
+    /// The virtual machine.
+    pub vm: OwnedVm,
+    /// Name of the disk.
+    pub disk: String,
+}
+
+impl FromRequestParts<AppState> for OwnedDisk {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let vm = OwnedVm::from_request_parts(parts, app).await?;
+        let disk = path_parameter(parts, "disk").await.ok_or(ApiError::NotFound(Noun::Disk))?;
+        Ok(Self { vm, disk })
+    }
+}
+
 /// The snapshot that the path names, for somebody who may use its virtual machine.
 #[derive(Debug, Clone)]
 pub struct OwnedSnapshot {
@@ -177,9 +196,15 @@ impl TargetUser {
 
 /// The `{id}` of the path. What cannot be an id names nothing.
 async fn path_id(parts: &mut Parts, noun: Noun) -> Result<i64, ApiError> {
-    let Path(text) = Path::<String>::from_request_parts(parts, &()).await.map_err(|_| ApiError::NotFound(noun))?;
+    let text = path_parameter(parts, "id").await.ok_or(ApiError::NotFound(noun))?;
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|id| digits && *id > 0).ok_or(ApiError::NotFound(noun))
+}
+
+/// What the path has in the place of that name.
+async fn path_parameter(parts: &mut Parts, name: &str) -> Option<String> {
+    let all = RawPathParams::from_request_parts(parts, &()).await.ok()?;
+    all.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
 }
 
 /// Where the request comes from.

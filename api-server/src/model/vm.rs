@@ -68,6 +68,12 @@ pub struct Vm {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "ubuntu-desktop", nullable = false)]
     pub os_type: Option<String>,
+    /// Size of the root disk in MiB, where somebody said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, example = 20480, nullable = false)]
+    pub disk: Option<u64>,
+    /// The disks beside it.
+    pub disks: Vec<Disk>,
     /// Number of the user whose it is.
     #[schema(minimum = 1, example = 1)]
     pub owner_id: i64,
@@ -98,6 +104,17 @@ pub struct Vm {
     pub resource_name: String,
 }
 
+/// A disk beside the root disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Disk {
+    /// Its name, which the guest sees as serial number.
+    #[schema(example = "data")]
+    pub name: String,
+    /// Size in MiB.
+    #[schema(minimum = 1, example = 10240)]
+    pub size: u64,
+}
+
 impl Vm {
     /// The virtual machine over REST; `None` as long as it has no number.
     pub fn new(vm: &VirtualMachine, owner_id: i64) -> Option<Self> {
@@ -119,6 +136,8 @@ impl Vm {
             class: vm.spec.class_name.clone(),
             status: phase.into(),
             os_type: vm.spec.os_type.clone(),
+            disk: vm.spec.disk.as_ref().and_then(|disk| disk.size.as_ref()).map(mib),
+            disks: vm.spec.disks.iter().map(|disk| Disk { name: disk.name.clone(), size: mib(&disk.size) }).collect(),
             owner_id,
             created_at,
             updated_at: newest_change(status, created_at),

@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use kvmoor_crds::{PowerState, RootDisk, VirtualMachine, VirtualMachineSpec, names, quantity};
 use serde_json::json;
 
+use super::disks::NewDisk;
 use super::guest_data::{self, GuestData};
 use super::name;
 use super::verdict::{Verdict, refusal};
@@ -35,6 +36,8 @@ pub struct NewVm {
     pub os_type: Option<String>,
     /// Size of the root disk in MiB.
     pub disk: Option<u64>,
+    /// Disks beside it.
+    pub disks: Vec<NewDisk>,
     /// Public keys for the guest's account.
     pub ssh_authorized_keys: Vec<String>,
     /// What cloud-init is to be told beyond that.
@@ -70,6 +73,7 @@ impl NewVm {
             display_name: Some(self.name.clone()),
             os_type: self.os_type.clone(),
             disk: self.disk.map(|mib| RootDisk { size: Some(quantity::from_mib(mib)) }),
+            disks: self.disks.iter().map(NewDisk::in_spec).collect(),
             power_state: if self.start { PowerState::Running } else { PowerState::Stopped },
             ..defaults
         };
@@ -174,6 +178,7 @@ mod tests {
             size: Size::Numbers { cpu: 2, memory: 2048 },
             os_type: Some("ubuntu-desktop".into()),
             disk: None,
+            disks: vec![NewDisk { name: "data".into(), size: 1024 }],
             ssh_authorized_keys: vec![],
             guest_data: GuestData::default(),
             start: true,
@@ -186,6 +191,7 @@ mod tests {
         assert_eq!(spec.get("memory"), Some(&json!("2Gi")));
         assert_eq!(spec.get("powerState"), Some(&json!("Running")));
         assert_eq!(spec.get("cloudInit"), None);
+        assert_eq!(spec.get("disks"), Some(&json!([{ "name": "data", "size": "1Gi" }])));
         assert_eq!(spec.get("networks"), Some(&json!([{ "name": "default", "type": "Nat" }])));
         let told = GuestData { user_data: Some("#!/bin/sh".into()), network_config: None };
         let told = NewVm { guest_data: told, ..new.clone() }.object().unwrap();

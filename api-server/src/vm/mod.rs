@@ -4,6 +4,7 @@ pub mod action;
 pub mod apply;
 pub mod create;
 pub mod delete;
+pub mod disks;
 pub mod guest_data;
 pub mod name;
 pub mod owner;

@@ -70,6 +70,17 @@ pub fn disk(mib: i64) -> Result<u64, ApiError> {
     }
 }
 
+/// The name of a disk beside the root disk.
+pub fn disk_name(name: &str) -> Result<(), ApiError> {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let fits =
+        name.len() <= 32 && name.starts_with(edge) && name.ends_with(edge) && name.chars().all(|c| edge(c) || c == '-');
+    if fits {
+        return Ok(());
+    }
+    invalid("The name of a disk must be 1 to 32 lower-case letters, digits and -, such as data")
+}
+
 /// The name of an image, whether there is one or not.
 pub fn os_type(name: &str) -> Result<(), ApiError> {
     if is_object_name(name) {

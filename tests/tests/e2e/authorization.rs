@@ -49,6 +49,9 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("get_vm", Access::Vm),
     ("delete_vm", Access::Vm),
     ("act_on_vm", Access::Vm),
+    ("attach_disk", Access::Vm),
+    ("grow_disk", Access::Vm),
+    ("detach_disk", Access::Vm),
     ("list_vm_events", Access::Vm),
     ("create_console_ticket", Access::Vm),
     ("get_vm_stats", Access::Vm),
@@ -114,6 +117,8 @@ struct World<'a> {
 const CONSOLES: [&str; 2] = ["/ws/vnc", "/ws/serial"];
 const OWNER: &str = "matrix-owner";
 const OTHER: &str = "matrix-other";
+/// The disk of its virtual machine.
+const DISK: &str = "data";
 const PENDING: &str = "matrix-pending";
 
 impl<'a> World<'a> {
@@ -146,7 +151,8 @@ impl<'a> World<'a> {
 
     /// The number of a new virtual machine of the owner.
     async fn vm(&self) -> Result<Value> {
-        let body = json!({ "name": "matrix", "cpu": 1, "memory": 32, "start": false });
+        let body =
+            json!({ "name": "matrix", "cpu": 1, "memory": 32, "start": false, "disks": [{ "name": DISK, "size": 1 }] });
         Ok(token_of(self.shared, OWNER, 3600).await?.post("/api/vms", body).await?["id"].clone())
     }
 
@@ -166,7 +172,11 @@ impl<'a> World<'a> {
             Value::Null
         };
         let console = CONSOLES.contains(&template);
-        Ok(if console { format!("{template}?id={id}") } else { template.replace("{id}", &id.to_string()) })
+        Ok(if console {
+            format!("{template}?id={id}")
+        } else {
+            template.replace("{id}", &id.to_string()).replace("{disk}", DISK)
+        })
     }
 
     /// Removes what a path named; virtual machines of snapshots go with their owner.

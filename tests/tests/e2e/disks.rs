@@ -10,6 +10,7 @@ use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, Quota, RestorePhase, VirtualMachineSnapshot, names};
 use kvmoor_tests::vm::{SOON, TestVm, blank, in_phase, tiny, with};
 use kvmoor_tests::wait;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
@@ -242,4 +243,67 @@ pub async fn crash_while_changing(shared: &Shared) -> Result<()> {
         println!("disks of a guest that is {power}: {crashes} points of crash");
     }
     shared.drop_namespace(&namespace).await
+}
+
+/// What the REST API adds: disks at creation, and those that come, grow and go; what is refused is taken back.
+pub async fn over_rest(shared: &Shared) -> Result<()> {
+    let user = shared.user("disks").await?;
+    let me = user.get("/api/auth/me").await?["id"].clone();
+    let body = json!({
+        "name": "disks", "cpu": 1, "memory": 32, "disk": 64, "start": false, "disks": [{ "name": "data", "size": 32 }],
+    });
+    let made = user.post("/api/vms", body).await?;
+    ensure!(made["disk"] == 64 && made["disks"] == json!([{ "name": "data", "size": 32 }]), "{made}");
+    let path = format!("/api/vms/{}", made["id"]);
+    let call = async |method: Method, path: &str, body: Value| user.call(method, path, Some(body)).await;
+    let disks = format!("{path}/disks");
+    let data = format!("{disks}/data");
+    let more = json!({ "name": "more", "size": 16 });
+    for code in [StatusCode::CREATED, StatusCode::CREATED] {
+        let (got, answer) = call(Method::POST, &disks, more.clone()).await?;
+        ensure!(got == code && answer["disks"][1] == more, "attached once: {got} {answer}");
+    }
+    let grown = user.ok(Method::PUT, &data, Some(json!({ "size": 48 }))).await?;
+    ensure!(grown["disks"][0]["size"] == 48, "{grown}");
+    let resized = user.post(&format!("{path}/action"), json!({ "action": "resize", "disk": 80 })).await?;
+    ensure!(resized["disk"] == 80, "{resized}");
+    for (method, path, body, code) in [
+        (Method::POST, &disks, json!({ "name": "more", "size": 17 }), StatusCode::CONFLICT),
+        (Method::POST, &disks, json!({ "name": "-", "size": 17 }), StatusCode::BAD_REQUEST),
+        (Method::PUT, &data, json!({ "size": 47 }), StatusCode::CONFLICT),
+        (Method::PUT, &format!("{disks}/none"), json!({ "size": 47 }), StatusCode::NOT_FOUND),
+        (Method::DELETE, &format!("{disks}/none"), json!({}), StatusCode::NOT_FOUND),
+    ] {
+        let (got, answer) = call(method.clone(), path, body).await?;
+        ensure!(got == code, "{method} {path}: {got} {answer}");
+    }
+    // All together are 144 MiB; what is more than the quota is taken back.
+    let limits = json!({ "user_id": me, "max_vms": 5, "max_cpu": 5, "max_memory": 1024, "max_disk": 150 });
+    shared.admin.ok(Method::PUT, "/api/quota", Some(limits)).await?;
+    let known = |quota: &Value| quota["quota"]["max_disk"] == 150 && quota["usage"]["disk"] == 144;
+    wait::until("the quota holds", SOON, || user.get("/api/quota"), known).await?;
+    for (method, to, body) in [
+        (Method::POST, &disks, json!({ "name": "much", "size": 7 })),
+        (Method::PUT, &data, json!({ "size": 55 })),
+        (Method::POST, &format!("{path}/action"), json!({ "action": "resize", "disk": 87 })),
+    ] {
+        let (code, answer) = call(method.clone(), to, body).await?;
+        let message = answer["message"].as_str().unwrap_or_default();
+        ensure!(code == StatusCode::FORBIDDEN && message.starts_with("quota exceeded"), "{method}: {code} {answer}");
+        let now = user.get(&path).await?;
+        ensure!(now["disk"] == 80 && now["disks"] == resized["disks"], "{method} {to}: taken back: {now}");
+    }
+    let snapshots = format!("{path}/snapshots");
+    let snapshot = user.post(&snapshots, json!({ "name": "holds" })).await?;
+    let (code, answer) = call(Method::DELETE, &data, json!({})).await?;
+    ensure!(code == StatusCode::CONFLICT, "a snapshot holds it: {code} {answer}");
+    user.ok(Method::DELETE, &format!("/api/snapshots/{}", snapshot["id"]), None).await?;
+    let gone = || user.get(&snapshots);
+    wait::until("the snapshot is gone", SOON, gone, |list: &Value| *list == json!([])).await?;
+    let left = user.ok(Method::DELETE, &data, None).await?;
+    ensure!(left["disks"] == json!([more]), "{left}");
+    let freed = |quota: &Value| quota["usage"]["disk"] == 96;
+    wait::until("the quota has it back", SOON, || user.get("/api/quota"), freed).await?;
+    shared.admin.ok(Method::DELETE, &format!("/api/admin/users/{me}?force=true"), None).await?;
+    Ok(())
 }

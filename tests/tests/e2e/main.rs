@@ -100,6 +100,7 @@ fn main() -> anyhow::Result<()> {
         disks::they_come_and_go,
         disks::they_outlive_a_restore,
         disks::what_does_not_fit_is_said,
+        disks::over_rest,
         images::imported_once_for_all_that_wait,
         images::what_is_wrong_is_said_and_nothing_is_left,
         images::private_addresses_are_refused_unless_allowed,

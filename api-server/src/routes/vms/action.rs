@@ -23,7 +23,7 @@ use crate::openapi::OverQuota;
 use crate::vm::action::PowerAction;
 use crate::vm::apply::power;
 use crate::vm::delete::delete;
-use crate::vm::resize::{Sizes, resize};
+use crate::vm::resize::{Change, Sizes, resize};
 use crate::vm::validate;
 
 /// What to do.
@@ -38,7 +38,7 @@ pub enum Action {
     Restart,
     /// Delete with all disks.
     Delete,
-    /// Change CPUs and memory.
+    /// Change CPUs and memory; grow the root disk.
     Resize,
     /// Halt the CPUs.
     Pause,
@@ -65,6 +65,9 @@ pub struct ActionBody {
     /// Class, for resize; instead of cpu and memory.
     #[serde(default, deserialize_with = "some_text")]
     pub class: Option<String>,
+    /// Size of the root disk in MiB, for resize; it only grows.
+    #[serde(default, deserialize_with = "some_whole")]
+    pub disk: Option<i64>,
 }
 
 /// By hand, because only resize has sizes, and it has at least one.
@@ -82,12 +85,14 @@ impl PartialSchema for ActionBody {
             .property("action", action(&["resize"]))
             .property("cpu", number(1, 512))
             .property("memory", number(16, 16 << 20))
+            .property("disk", number(1, 64 << 20))
             .min_properties(Some(2))
             .examples([json!({ "action": "resize", "cpu": 4, "memory": 4096 })]);
         let name = ObjectBuilder::new().schema_type(Type::String).max_length(Some(63));
         let class = object()
             .required("class")
             .property("action", action(&["resize"]))
+            .property("disk", number(1, 64 << 20))
             .property("class", name.pattern(Some("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")))
             .examples([json!({ "action": "resize", "class": "large" })]);
         let plain = object().property("action", action(&plain)).examples([json!({ "action": "start" })]);
@@ -121,16 +126,16 @@ pub enum ActionAnswer {
 #[derive(Debug)]
 enum Checked {
     Power(PowerAction),
-    Resize(Sizes),
+    Change(Change),
     Delete,
 }
 
 impl ActionBody {
     fn check(&self) -> Result<Checked, ApiError> {
         let power = match self.action {
-            Action::Resize => return self.check_sizes().map(Checked::Resize),
-            _ if self.cpu.is_some() || self.memory.is_some() || self.class.is_some() => {
-                return Err(ApiError::Invalid("cpu, memory and class belong to the action resize".to_owned()));
+            Action::Resize => return self.check_sizes().map(Checked::Change),
+            _ if self.cpu.is_some() || self.memory.is_some() || self.class.is_some() || self.disk.is_some() => {
+                return Err(ApiError::Invalid("cpu, memory, class and disk belong to the action resize".to_owned()));
             }
             Action::Delete => return Ok(Checked::Delete),
             Action::Start => PowerAction::Start,
@@ -144,20 +149,25 @@ impl ActionBody {
         Ok(Checked::Power(power))
     }
 
-    fn check_sizes(&self) -> Result<Sizes, ApiError> {
-        if let Some(class) = &self.class {
-            if self.cpu.is_some() || self.memory.is_some() {
-                return Err(ApiError::Invalid("Give either class, or cpu and memory".to_owned()));
+    fn check_sizes(&self) -> Result<Change, ApiError> {
+        let disk = self.disk.map(validate::disk).transpose()?;
+        let sizes = match (&self.class, self.cpu, self.memory) {
+            (Some(class), None, None) => {
+                validate::class(class)?;
+                Some(Sizes::Class(class.clone()))
             }
-            validate::class(class)?;
-            return Ok(Sizes::Class(class.clone()));
-        }
-        if self.cpu.is_none() && self.memory.is_none() {
-            return Err(ApiError::Invalid("resize needs cpu, memory or both, or a class".to_owned()));
-        }
-        let cpu = self.cpu.map(validate::cpu).transpose()?;
-        let memory = self.memory.map(validate::memory).transpose()?;
-        Ok(Sizes::Numbers { cpu, memory })
+            (Some(_), _, _) => return Err(ApiError::Invalid("Give either class, or cpu and memory".to_owned())),
+            (None, None, None) if disk.is_none() => {
+                return Err(ApiError::Invalid("resize needs cpu, memory or disk, or a class".to_owned()));
+            }
+            (None, None, None) => None,
+            (None, cpu, memory) => {
+                let cpu = cpu.map(validate::cpu).transpose()?;
+                let memory = memory.map(validate::memory).transpose()?;
+                Some(Sizes::Numbers { cpu, memory })
+            }
+        };
+        Ok(Change::Sizes { sizes, disk })
     }
 }
 
@@ -175,7 +185,7 @@ impl ActionBody {
     responses(
         (status = 200, description = "The action is under way", body = ActionAnswer),
         OverQuota,
-        (status = 409, description = "The virtual machine is in no state for it, or its host has no room to grow", body = ErrorBody),
+        (status = 409, description = "The virtual machine is in no state for it, its host has no room to grow, or its disk is larger", body = ErrorBody),
     )
 )]
 pub async fn act_on_vm(
@@ -188,7 +198,7 @@ pub async fn act_on_vm(
     let vm = match body.check()? {
         Checked::Delete => return Ok(Json(ActionAnswer::Deleted(delete(&app, &vm, id).await?)).into_response()),
         Checked::Power(action) => power(&app, vm, action).await?,
-        Checked::Resize(sizes) => app.to_completion(async move { resize(&work, vm, sizes).await }).await?,
+        Checked::Change(change) => app.to_completion(async move { resize(&work, vm, change).await }).await?,
     };
     let Json(vm) = show(&app, &vm)?;
     Ok(Json(ActionAnswer::Vm(Box::new(vm))).into_response())
@@ -208,18 +218,23 @@ mod tests {
         for action in ["start", "stop", "restart", "delete"] {
             check(json!({ "action": action })).unwrap();
         }
-        let Ok(Checked::Resize(sizes)) = check(json!({ "action": "resize", "cpu": 4, "memory": 4096 })) else {
+        let Ok(Checked::Change(Change::Sizes { sizes, disk })) =
+            check(json!({ "action": "resize", "cpu": 4, "memory": 4096 }))
+        else {
             panic!()
         };
-        assert_eq!(sizes, Sizes::Numbers { cpu: Some(4), memory: Some(4096) });
+        assert_eq!((sizes, disk), (Some(Sizes::Numbers { cpu: Some(4), memory: Some(4096) }), None));
     }
 
     #[test]
     fn sizes_belong_to_resize() {
         assert!(check(json!({ "action": "start", "cpu": 4 })).is_err());
+        assert!(check(json!({ "action": "start", "disk": 4 })).is_err());
+        assert!(check(json!({ "action": "resize", "disk": 4096 })).is_ok());
         assert!(check(json!({ "action": "resize" })).is_err());
         assert!(check(json!({ "action": "resize", "class": "large", "cpu": 1 })).is_err());
-        assert!(matches!(check(json!({ "action": "resize", "class": "large" })), Ok(Checked::Resize(Sizes::Class(_)))));
+        let class = check(json!({ "action": "resize", "class": "large" }));
+        assert!(matches!(class, Ok(Checked::Change(Change::Sizes { sizes: Some(Sizes::Class(_)), disk: None }))));
         assert_eq!(check(json!({ "action": "resize", "cpu": 0 })).unwrap_err(), "CPU must be greater than 0");
         assert!(check(json!({ "action": "explode" })).unwrap_err().contains("unknown variant"));
     }

@@ -10,6 +10,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{OneOfBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::disks::{NewDiskBody, check_disks};
 use super::show;
 use crate::app::AppState;
 use crate::auth::extract::Authn;
@@ -55,6 +56,10 @@ pub struct CreateVm {
     #[schema(example = 20480, minimum = 1, maximum = 67108864)]
     #[serde(default, deserialize_with = "optional_whole")]
     pub disk: Option<i64>,
+    /// More disks, blank at first; the guest sees their names as serial numbers.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    pub disks: Vec<NewDiskBody>,
     /// Public keys that may log in to the guest, in the format of authorized_keys.
     #[serde(default)]
     #[schema(max_items = 64)]
@@ -133,8 +138,19 @@ fn yes() -> bool {
 
 impl CreateVm {
     fn check(self) -> Result<NewVm, ApiError> {
-        let Self { name, cpu, memory, class, os_type, disk, ssh_authorized_keys, user_data, network_config, start } =
-            self;
+        let Self {
+            name,
+            cpu,
+            memory,
+            class,
+            os_type,
+            disk,
+            disks,
+            ssh_authorized_keys,
+            user_data,
+            network_config,
+            start,
+        } = self;
         validate::name(&name)?;
         os_type.as_deref().map_or(Ok(()), validate::os_type)?;
         let ssh_authorized_keys = keys(ssh_authorized_keys)?;
@@ -143,6 +159,7 @@ impl CreateVm {
             size: size(cpu, memory, class)?,
             os_type,
             disk: disk.map(validate::disk).transpose()?,
+            disks: check_disks(disks)?,
             ssh_authorized_keys,
             guest_data: GuestData {
                 user_data: user_data.map(validate::user_data).transpose()?,
@@ -180,7 +197,7 @@ fn size(cpu: Option<i64>, memory: Option<i64>, class: Option<String>) -> Result<
         (status = 201, description = "The virtual machine, within quota and soon running", body = Vm),
         OverQuota,
         (status = 404, description = "There is no class of that name; the message says which there are", body = ErrorBody),
-        (status = 409, description = "The namespace is being deleted", body = ErrorBody),
+        (status = 409, description = "Two of the disks have the same name, or the namespace is being deleted", body = ErrorBody),
     )
 )]
 pub async fn create_vm(
@@ -230,6 +247,10 @@ mod tests {
         assert!(of(("cpu", json!("2"))).contains("invalid type"));
         assert!(of(("user_data", json!("x".repeat(524_289)))).contains("at most 524288 bytes"));
         assert!(of(("network_config", json!("x".repeat(65_537)))).contains("at most 65536 bytes"));
+        let data = |name: &str| json!({ "name": name, "size": 64 });
+        assert!(of(("disks", json!([data("Data")]))).contains("name of a disk"));
+        assert!(of(("disks", json!([data("a"), data("a")]))).contains("more than once"));
+        assert!(of(("disks", json!([{ "name": "a", "size": 0 }]))).contains("greater than 0"));
         assert!(of(("cpu", json!(1.5))).contains("expected a whole number"));
         assert!(of(("memory", json!(1e30))).contains("expected a whole number"));
         assert!(of(("nodeName", json!("host-1"))).contains("unknown field"));

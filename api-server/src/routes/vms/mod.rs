@@ -4,6 +4,7 @@ pub mod action;
 pub mod console_ticket;
 pub mod create;
 pub mod delete;
+pub mod disks;
 pub mod events;
 pub mod get;
 pub mod list;
