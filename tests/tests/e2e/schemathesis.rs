@@ -25,7 +25,7 @@ use tokio::process::Command;
 use crate::shared::Shared;
 
 /// No run takes longer.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(600);
 /// Requests for each operation and way to make them up, at most.
 const EXAMPLES: &str = "12";
 /// How long the accounts may take to be gone.
