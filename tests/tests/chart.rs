@@ -63,6 +63,22 @@ const SENSELESS: &[(&str, &str)] = &[
     ("metrics.enabled=false,metrics.serviceMonitor.enabled=true", "there would be nothing to scrape"),
     ("secrets.create=false,admin.password=x", "put the password into the Secret kvmoor-admin yourself"),
     ("nodeController.libvirt.socketDirectory=run/libvirt", "must be an absolute path"),
+    (
+        "nodeController.libvirt.bundled.enabled=true,nodeController.libvirt.uri=qemu+tcp://elsewhere/system",
+        "bundled is on, but uri names another libvirt, qemu+tcp://elsewhere/system",
+    ),
+    (
+        "nodeController.libvirt.bundled.enabled=true,nodeController.libvirt.socketDirectory=/run/other",
+        "has its sockets in /run/libvirt, but socketDirectory is /run/other",
+    ),
+    (
+        "nodeController.libvirt.bundled.enabled=true,nodeController.libvirt.serialLogDirectory=/var/log/other",
+        "logs to /var/log/libvirt/qemu, but serialLogDirectory is /var/log/other",
+    ),
+    (
+        "nodeController.libvirt.bundled.subnet=10.0.0.0/8",
+        "/nodeController/libvirt/bundled/subnet': '10.0.0.0/8' does not",
+    ),
 ];
 
 #[tokio::test]

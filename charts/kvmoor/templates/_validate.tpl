@@ -54,4 +54,17 @@
 {{- if not (hasPrefix "/" .Values.nodeController.libvirt.socketDirectory) }}
 {{- fail "nodeController.libvirt.socketDirectory must be an absolute path, such as /run/libvirt" }}
 {{- end }}
+{{- with .Values.nodeController.libvirt }}
+{{- if .bundled.enabled }}
+{{- if ne .uri "qemu:///system" }}
+{{- fail (printf "nodeController.libvirt: bundled is on, but uri names another libvirt, %s: leave it at qemu:///system" .uri) }}
+{{- end }}
+{{- if ne .socketDirectory "/run/libvirt" }}
+{{- fail (printf "nodeController.libvirt: bundled is on, which has its sockets in /run/libvirt, but socketDirectory is %s" .socketDirectory) }}
+{{- end }}
+{{- if not (has .serialLogDirectory (list nil "" "/var/log/libvirt/qemu")) }}
+{{- fail (printf "nodeController.libvirt: bundled is on, which logs to /var/log/libvirt/qemu, but serialLogDirectory is %s" .serialLogDirectory) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
