@@ -42,11 +42,13 @@ pub struct Settings {
     pub trusted_proxies: Vec<Network>,
     /// WebSockets that a user may have open at a time.
     pub max_sockets_per_user: usize,
+    /// Most bytes of an image's file.
+    pub largest_image: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { allowed_origins: vec![], trusted_proxies: vec![], max_sockets_per_user: 1024 }
+        Self { allowed_origins: vec![], trusted_proxies: vec![], max_sockets_per_user: 1024, largest_image: 64 << 30 }
     }
 }
 

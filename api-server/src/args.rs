@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::auth::proxies::Network;
 
@@ -33,6 +34,9 @@ pub struct Args {
     /// Most WebSockets of a user at a time.
     #[arg(long, env = "KVMOOR_MAX_SOCKETS_PER_USER", default_value_t = 1024)]
     pub max_sockets_per_user: usize,
+    /// The largest image file that may be uploaded.
+    #[arg(long, env = "KVMOOR_LARGEST_IMAGE", default_value = "64Gi", value_parser = parse_quantity)]
+    pub largest_image: u64,
     /// Seconds for which requests are still taken, each the last of its connection, after the server was told to stop.
     /// Until then everybody has heard that it is not ready any more, and nobody's request is lost.
     #[arg(long, env = "KVMOOR_DRAIN_SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=300))]
@@ -40,6 +44,11 @@ pub struct Args {
     /// Metrics and logs.
     #[command(flatten)]
     pub telemetry: kvmoor_telemetry::TelemetryArgs,
+}
+
+/// A quantity in bytes.
+fn parse_quantity(text: &str) -> Result<u64, kvmoor_crds::quantity::QuantityError> {
+    kvmoor_crds::quantity::bytes(&Quantity(text.to_owned()))
 }
 
 #[cfg(test)]

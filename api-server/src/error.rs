@@ -28,6 +28,8 @@ pub enum Noun {
     Disk,
     /// A user.
     User,
+    /// An image.
+    Image,
     /// A quota.
     Quota,
     /// A host.
@@ -44,6 +46,7 @@ impl Noun {
             Self::Snapshot => "Snapshot",
             Self::Disk => "Disk",
             Self::User => "User",
+            Self::Image => "Image",
             Self::Quota => "Quota",
             Self::Host => "Host",
             Self::Endpoint => "Endpoint",
@@ -79,8 +82,8 @@ pub enum ApiError {
     #[error("{0}")]
     Conflict(String),
     /// 413
-    #[error("The request body is larger than 1 MiB")]
-    TooLarge,
+    #[error("{0}")]
+    TooLarge(String),
     /// 415
     #[error("Send the body as Content-Type: application/json")]
     UnsupportedMediaType,
@@ -144,7 +147,7 @@ impl ApiError {
             Self::NotFound(_) | Self::Missing(_) => (StatusCode::NOT_FOUND, "Not Found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "Conflict"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported Media Type"),
             Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, "Too Many Requests"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),

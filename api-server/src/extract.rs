@@ -20,7 +20,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             return Err(ApiError::UnsupportedMediaType);
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge,
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge("The request body is larger than 1 MiB".to_owned()),
             _ => ApiError::Invalid("The request body ended too early".to_owned()),
         })?;
         parse(&bytes).map(Self)

@@ -11,6 +11,7 @@ mod console;
 mod error;
 mod extract;
 mod feed;
+mod image;
 mod metrics;
 mod middleware;
 mod model;
@@ -54,6 +55,7 @@ async fn main() -> anyhow::Result<()> {
         allowed_origins,
         trusted_proxies,
         max_sockets_per_user,
+        largest_image,
         drain_seconds,
         telemetry: TelemetryArgs { metrics_address, log_format },
     } = Args::parse();
@@ -61,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
     let mut telemetry = Telemetry::listen("api-server", metrics_address).await?;
     let certificate = tls.load().await?;
     let client = telemetry.connect().await?;
-    let settings = Settings { allowed_origins, trusted_proxies, max_sockets_per_user };
+    let settings = Settings { allowed_origins, trusted_proxies, max_sockets_per_user, largest_image };
     let mut app = App::new(client, system_namespace, Stores::default())?;
     app.settings = settings;
     let app = Arc::new(app);

@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a handler may take, the reading of the body included.
 pub const HANDLER: Duration = Duration::from_secs(30);
+/// Where images are uploaded.
+pub const UPLOAD: &str = "/api/images/{name}/content";
 /// Most characters of an id that a caller brings.
 const MAX_ID: usize = 128;
 
@@ -84,8 +86,11 @@ pub async fn last_answer(State(app): State<AppState>, request: Request, next: Ne
     response
 }
 
-/// Ends what takes too long.
+/// Ends what takes too long. An upload takes what it takes: it has deadlines for nothing coming and nothing being taken.
 pub async fn deadline(request: Request, next: Next) -> Response {
+    if request.extensions().get::<MatchedPath>().is_some_and(|matched| matched.as_str() == UPLOAD) {
+        return next.run(request).await;
+    }
     let answer = tokio::time::timeout(HANDLER, next.run(request)).await;
     answer.unwrap_or_else(|_| ApiError::unavailable("The request took too long").into_response())
 }

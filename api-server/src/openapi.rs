@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
+use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, Modify, OpenApi as _};
@@ -45,6 +46,8 @@ impl Modify for Bearer {
     }
 }
 
+const JSON: &str = "application/json";
+
 /// The refusal that all operations share which ask for more of a quota.
 pub enum OverQuota {}
 
@@ -66,6 +69,7 @@ pub fn add_common_errors(document: &mut OpenApi) {
         let has_id = path.contains('{');
         for operation in operations(item) {
             let has_body = operation.request_body.is_some();
+            let is_json = operation.request_body.as_ref().is_some_and(takes_json);
             let has_input = has_body || operation.parameters.iter().flatten().any(is_query);
             let protected = operation.security.as_ref().is_some_and(|schemes| !schemes.is_empty());
             let admin = protected && (path.starts_with("/api/admin/") || path == "/api/hosts" || path == "/api/quota");
@@ -74,8 +78,8 @@ pub fn add_common_errors(document: &mut OpenApi) {
                 ("401", protected, "No session, or one that has ended"),
                 ("403", admin, "Admin access required"),
                 ("404", has_id, "Not there, or somebody else's"),
-                ("413", has_body, "The body is larger than 1 MiB"),
-                ("415", has_body, "The body is not application/json"),
+                ("413", is_json, "The body is larger than 1 MiB"),
+                ("415", is_json, "The body is not application/json"),
                 ("500", true, "A fault of the server"),
                 ("503", true, "Something that the server needs does not answer; try again"),
             ];
@@ -92,6 +96,11 @@ fn is_query(parameter: &RefOr<Parameter>) -> bool {
     matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query)
 }
 
+/// Otherwise the body is a file.
+fn takes_json(body: &RefOr<RequestBody>) -> bool {
+    matches!(body, RefOr::T(body) if body.content.contains_key(JSON))
+}
+
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
 }
@@ -102,5 +111,5 @@ fn add(operation: &mut Operation, code: &str, description: &str) {
 
 pub fn error(description: &str) -> Response {
     let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
-    ResponseBuilder::new().description(description).content("application/json", body).build()
+    ResponseBuilder::new().description(description).content(JSON, body).build()
 }

@@ -20,7 +20,7 @@ use crate::{middleware, openapi};
 
 /// Where the OpenAPI document is.
 const DOCUMENT: &str = "/api/openapi.json";
-/// Most bytes of a request's body.
+/// Most bytes of a request's body, but for the files of images, which are never read into memory.
 const BODY: usize = 1 << 20;
 
 /// The API's routes and the document that describes them.
@@ -48,7 +48,8 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(snapshots::get::get_snapshot, snapshots::delete::delete_snapshot))
         .routes(routes!(snapshots::restore::restore_snapshot))
         .routes(routes!(quota::get::get_quota, quota::put::set_quota))
-        .routes(routes!(images::list::list_images))
+        .routes(routes!(images::list::list_images, images::create::create_image))
+        .routes(routes!(images::upload::upload_image))
         .routes(routes!(classes::list::list_classes))
         .routes(routes!(hosts::list::list_hosts))
         .routes(routes!(users::list::list_users, users::create::create_user))

@@ -39,6 +39,11 @@ pub fn log_path(uid: &str, bytes: u32) -> String {
     format!("/v1/vms/{uid}/log?bytes={bytes}")
 }
 
+/// Where the content of an image is: the file with that SHA-256, in the format of that name.
+pub fn image_path(sha256: &str, format: &str) -> String {
+    format!("/v1/images/{sha256}.{format}")
+}
+
 /// What libvirt measures of a virtual machine at the moment of asking. Of one that is off, all but the size is zero.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct Stats {

@@ -23,17 +23,21 @@ use crate::quantity::optional_quantity_schema;
     validation = Rule::new("self.metadata.name.size() <= 63").message("use at most 63 characters for the name"),
     printcolumn(name = "Format", type_ = "string", json_path = ".spec.format"),
     printcolumn(name = "Built-in", type_ = "boolean", json_path = ".spec.builtIn"),
+    printcolumn(name = "Uploaded", type_ = "boolean", json_path = ".spec.uploaded"),
     printcolumn(name = "URL", type_ = "string", json_path = ".spec.url", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("self.builtIn != has(self.url)").message("give either url or builtIn: true"),
+    validation = Rule::new("[has(self.url), self.builtIn, self.uploaded].filter(given, given).size() == 1")
+        .message("give one of url, builtIn: true and uploaded: true"),
     validation = Rule::new("!has(self.url) || has(self.sha256)").message("an image with a url needs its sha256"),
+    validation = Rule::new("!self.uploaded || has(self.sha256)").message("an image that is uploaded needs its sha256"),
     validation = Rule::new("has(self.url) == has(oldSelf.url) && (!has(self.url) || self.url == oldSelf.url)")
         .message("url cannot change: disks were made from it; create another image"),
     validation = Rule::new("has(self.sha256) == has(oldSelf.sha256) && (!has(self.sha256) || self.sha256 == oldSelf.sha256)")
         .message("sha256 cannot change: disks were made from it; create another image"),
     validation = Rule::new("self.builtIn == oldSelf.builtIn").message("builtIn cannot change; create another image"),
+    validation = Rule::new("self.uploaded == oldSelf.uploaded").message("uploaded cannot change; create another image"),
     validation = Rule::new("self.format == oldSelf.format").message("format cannot change; create another image")
 )]
 #[serde(rename_all = "camelCase")]
@@ -49,6 +53,9 @@ pub struct ImageSpec {
     /// Hosts have it already, as the volume kvmoor-image-NAME.FORMAT of their storage pool.
     #[serde(default)]
     pub built_in: bool,
+    /// An admin uploads it, over REST, to one host. Hosts keep it for as long as the Image exists, used or not.
+    #[serde(default)]
+    pub uploaded: bool,
     /// Hosts fetch it before a virtual machine asks for it, and keep it when none uses it.
     #[serde(default)]
     pub prefetch: bool,

@@ -12,6 +12,7 @@ pub mod rfb;
 pub mod secrets;
 pub mod shape;
 pub mod token;
+pub mod upload;
 pub mod values;
 pub mod vm;
 pub mod wait;

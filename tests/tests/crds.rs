@@ -239,12 +239,19 @@ fn kinds() -> Vec<Kind> {
             valid: json!({ "url": "https://images.example.com/a.qcow2", "sha256": "0".repeat(64) }),
             accepted: vec![
                 json!({ "url": null, "sha256": null, "builtIn": true }),
+                json!({ "url": null, "uploaded": true }),
                 json!({ "format": "raw", "minimumDisk": "2Gi", "architecture": "x86_64", "defaultUser": "debian" }),
             ],
             refused: vec![
-                (json!({ "builtIn": true }), "give either url or builtIn"),
-                (json!({ "url": null }), "give either url or builtIn"),
+                (json!({ "builtIn": true }), "give one of url, builtIn: true and uploaded: true"),
+                (json!({ "uploaded": true }), "give one of url, builtIn: true and uploaded: true"),
+                (json!({ "url": null, "builtIn": true, "uploaded": true }), "give one of url, builtIn"),
+                (json!({ "url": null }), "give one of url, builtIn: true and uploaded: true"),
                 (json!({ "sha256": null }), "an image with a url needs its sha256"),
+                (
+                    json!({ "url": null, "sha256": null, "uploaded": true }),
+                    "an image that is uploaded needs its sha256",
+                ),
                 (json!({ "sha256": "0" }), "should match"),
                 (json!({ "url": "file:///etc/passwd" }), "should match"),
                 (json!({ "format": "vmdk" }), "supported values: \"qcow2\", \"raw\""),
@@ -256,6 +263,7 @@ fn kinds() -> Vec<Kind> {
                 (json!({ "sha256": "1".repeat(64) }), "sha256 cannot change"),
                 (json!({ "format": "raw" }), "format cannot change"),
                 (json!({ "url": null, "builtIn": true }), "builtIn cannot change"),
+                (json!({ "url": null, "uploaded": true }), "uploaded cannot change"),
             ],
         },
         Kind {

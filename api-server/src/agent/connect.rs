@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use kvmoor_crds::Host;
@@ -23,15 +22,18 @@ use crate::error::BoxError;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A connection.
-pub struct Connection<D> {
+pub struct Connection<B, D> {
     /// Sends requests.
-    pub sender: SendRequest<Empty<Bytes>>,
+    pub sender: SendRequest<B>,
     /// Does the work; it is to be spawned.
     pub driver: D,
 }
 
 /// Connects. The caller has a deadline.
-pub async fn open(host: &Host) -> Result<Connection<impl Future<Output = ()> + Send + use<>>, BoxError> {
+pub async fn open<B>(host: &Host) -> Result<Connection<B, impl Future<Output = ()> + Send + use<B>>, BoxError>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let status = host.status.as_ref().ok_or("the Host has no status")?;
     let address = status.addresses.first().ok_or("the Host has no address")?;
     let certificate = status.certificate.as_ref().ok_or("the Host has no certificate")?;

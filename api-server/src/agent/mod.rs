@@ -1,4 +1,5 @@
-//! Calls of the node controllers: measurements, consoles and boot logs come from the host that a virtual machine is on.
+//! Calls of the node controllers: measurements, consoles and boot logs come from the host that a virtual machine is on,
+//! and the files of images go to one.
 //!
 //! Where a host is reached and with which certificate stands in its Host, where only that node may write. This side
 //! proves itself by a token of its own service account for the node controllers' audience.
@@ -19,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod connect;
 mod token;
+pub mod upload;
 
 use crate::error::{ApiError, BoxError, Noun};
 use crate::store::{Key, Stores};
@@ -113,20 +115,21 @@ impl Agents {
     }
 
     async fn get(&self, host: &Host, path: String) -> Result<Bytes, AgentError> {
-        let Connection { mut sender, driver } = connect::open(host).await.map_err(silent)?;
+        let Connection { mut sender, driver } = connect::open::<Empty<Bytes>>(host).await.map_err(silent)?;
         let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        let answer = sender.send_request(self.authorized(Request::get(path)).await?).await.map_err(silent)?;
+        let answer =
+            sender.send_request(self.authorized(Request::get(path), Empty::new()).await?).await.map_err(silent)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
         if status == StatusCode::OK { Ok(body) } else { self.refused(status, &body).await }
     }
 
     async fn upgrade(&self, host: &Host, path: String, protocol: &str) -> Result<Console, AgentError> {
-        let Connection { mut sender, driver } = connect::open(host).await.map_err(silent)?;
+        let Connection { mut sender, driver } = connect::open::<Empty<Bytes>>(host).await.map_err(silent)?;
         // It ends by itself: with the upgrade, or when `sender` is gone.
         tokio::spawn(driver);
         let request = Request::get(path).header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
-        let answer = sender.send_request(self.authorized(request).await?).await.map_err(silent)?;
+        let answer = sender.send_request(self.authorized(request, Empty::new()).await?).await.map_err(silent)?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = answer.status();
             let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
@@ -135,21 +138,17 @@ impl Agents {
         upgraded(answer).await
     }
 
-    async fn authorized(&self, request: http::request::Builder) -> Result<Request<Empty<Bytes>>, AgentError> {
+    async fn authorized<B>(&self, request: http::request::Builder, body: B) -> Result<Request<B>, AgentError> {
         let token = self.token.get().await.map_err(|error| AgentError::Unavailable {
             message: "The server cannot prove itself to the VM's host",
             cause: error,
         })?;
         let request = request.header(header::HOST, agent::SERVER_NAME);
-        request.header(header::AUTHORIZATION, format!("Bearer {token}")).body(Empty::new()).map_err(silent)
+        request.header(header::AUTHORIZATION, format!("Bearer {token}")).body(body).map_err(silent)
     }
 
     async fn refused<T>(&self, status: StatusCode, body: &[u8]) -> Result<T, AgentError> {
-        #[derive(Deserialize, Default)]
-        struct Refusal {
-            message: String,
-        }
-        let message = serde_json::from_slice::<Refusal>(body).unwrap_or_default().message;
+        let message = refusal(body);
         Err(match status {
             StatusCode::NOT_FOUND => AgentError::NotThere,
             StatusCode::CONFLICT => AgentError::Conflict(message),
@@ -164,6 +163,15 @@ impl Agents {
             _ => unavailable("The VM's host refuses", status, &message),
         })
     }
+}
+
+/// Why a host refuses.
+fn refusal(body: &[u8]) -> String {
+    #[derive(Deserialize, Default)]
+    struct Refusal {
+        message: String,
+    }
+    serde_json::from_slice::<Refusal>(body).unwrap_or_default().message
 }
 
 async fn upgraded(answer: http::Response<Incoming>) -> Result<Console, AgentError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use kvmoor_crds::{User, UserRole, VirtualMachine, VirtualMachineSnapshot};
+use kvmoor_crds::{Image, User, UserRole, VirtualMachine, VirtualMachineSnapshot};
 
 use super::proxies::forwarded_for;
 use super::session::Session;
@@ -15,7 +15,7 @@ use super::throttle::Source;
 use crate::app::{App, AppState};
 use crate::error::{ApiError, Noun};
 use crate::snapshot::vm_of;
-use crate::store::Stored;
+use crate::store::{Key, Stored};
 
 /// Somebody with a session in force.
 #[derive(Debug, Clone)]
@@ -191,6 +191,22 @@ impl TargetUser {
         let user =
             user.filter(|user| user.metadata.deletion_timestamp.is_none()).ok_or(ApiError::NotFound(Noun::User))?;
         Ok(Self { user, id })
+    }
+}
+
+/// The image that the path names, for an admin.
+#[derive(Debug, Clone)]
+pub struct TargetImage(pub Arc<Image>);
+
+impl FromRequestParts<AppState> for TargetImage {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        Admin::from_request_parts(parts, app).await?;
+        let name = path_parameter(parts, "name").await.ok_or(ApiError::NotFound(Noun::Image))?;
+        let images = app.stores.images()?.read();
+        let image = images.get(&Key::namespaced("", &name)).filter(|image| image.metadata.deletion_timestamp.is_none());
+        image.cloned().map(Self).ok_or(ApiError::NotFound(Noun::Image))
     }
 }
 

@@ -20,6 +20,13 @@ pub struct Image {
     /// Format of its file.
     #[schema(example = "qcow2")]
     pub format: String,
+    /// SHA-256 of its file, where it is stated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")]
+    pub sha256: Option<String>,
+    /// Whether an admin uploads its file; while `hosts` is 0, nobody has.
+    #[schema(example = false)]
+    pub uploaded: bool,
     /// Architecture of the guest, where it is stated.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "x86_64")]
@@ -49,6 +56,8 @@ impl Image {
             display_name: image.spec.display_name.clone().unwrap_or_else(|| name.clone()),
             name,
             format: image.spec.format.as_str().to_owned(),
+            sha256: image.spec.sha256.clone(),
+            uploaded: image.spec.uploaded,
             architecture: image.spec.architecture.clone(),
             minimum_disk: image.spec.minimum_disk.as_ref().map(mib),
             default_user: image.spec.default_user.clone(),

@@ -13,8 +13,8 @@ use kvmoor_crds::{
 
 use super::domain_xml::{Disk, DiskFormat, DomainConfig};
 use super::hypervisor::HostFacts;
-use super::images::Source;
 use super::images::record::Content;
+use super::images::{Place, Source};
 use super::network_xml::{Link, Nic};
 use super::plan::Blocked;
 use super::room;
@@ -175,7 +175,7 @@ pub enum Origin {
         /// Name of the volume.
         volume: String,
     },
-    /// The host fetches it.
+    /// The host fetches it, or is sent it.
     Import(Source),
     /// Not at all; the text says why.
     Unusable(String),
@@ -184,13 +184,15 @@ pub enum Origin {
 impl Origin {
     /// How the Image of that name comes to a host.
     pub fn of(name: &str, spec: &ImageSpec) -> Self {
-        match (&spec.url, &spec.sha256) {
-            (Some(url), Some(sha256)) => match Content::new(sha256, disk_format(spec.format)) {
-                Some(content) => Self::Import(Source { url: url.clone(), content }),
-                None => Self::Unusable("its sha256 is not 64 lower-case hexadecimal digits".to_owned()),
-            },
-            (Some(_), None) => Self::Unusable("it has a url and no sha256".to_owned()),
-            (None, _) => Self::BuiltIn { volume: names::image_volume(name, spec.format) },
+        let place = match &spec.url {
+            Some(url) => Place::Url(url.clone()),
+            None if spec.uploaded => Place::Upload { image: name.to_owned() },
+            None => return Self::BuiltIn { volume: names::image_volume(name, spec.format) },
+        };
+        let Some(sha256) = &spec.sha256 else { return Self::Unusable("it has no sha256".to_owned()) };
+        match Content::new(sha256, disk_format(spec.format)) {
+            Some(content) => Self::Import(Source { place, content }),
+            None => Self::Unusable("its sha256 is not 64 lower-case hexadecimal digits".to_owned()),
         }
     }
 }

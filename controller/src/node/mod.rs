@@ -115,15 +115,20 @@ pub async fn run(
     let connection = hypervisor.connection();
     spawn(Box::pin(telemetry.serve(move || connection.is_up())));
     spawn(Box::pin(metrics.clone().watch(hypervisor.connection())));
-    let (endpoint, serve) =
-        agent::start(&args, client.clone(), &system_namespace, Arc::clone(&hypervisor), background.clone()).await?;
+    let (importer, imported) = importer(&args, &hypervisor, &background)?;
+    let serving = agent::Serving {
+        client: client.clone(),
+        hypervisor: Arc::clone(&hypervisor),
+        importer: importer.clone(),
+        stop: background.clone(),
+    };
+    let (endpoint, serve) = agent::start(&args, &system_namespace, serving).await?;
     spawn(Box::pin(serve));
     let guest_data = guest_data::Source::new(client.clone(), &system_namespace, args.guest_data_token_file.clone());
     spawn(Box::pin(lease::renew(client.clone(), system_namespace, args.node_name.clone())));
 
     let images_changed = Arc::new(Notify::new());
     let images = watch_images(&client, &images_changed, &spawn).await?;
-    let (importer, imported) = importer(&args, &hypervisor, &background)?;
     let fields = format!("spec.nodeName={}", args.node_name);
     let known = Arc::new(Known::default());
     let snapshots_changed = Arc::new(Notify::new());

@@ -64,6 +64,8 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("delete_snapshot", Access::Vm),
     ("restore_snapshot", Access::Vm),
     ("set_quota", Access::Admin),
+    ("create_image", Access::Admin),
+    ("upload_image", Access::Admin),
     ("list_hosts", Access::Admin),
     ("list_users", Access::Admin),
     ("create_user", Access::Admin),
@@ -117,6 +119,8 @@ struct World<'a> {
 const CONSOLES: [&str; 2] = ["/ws/vnc", "/ws/serial"];
 const OWNER: &str = "matrix-owner";
 const OTHER: &str = "matrix-other";
+/// An image that is there.
+const IMAGE: &str = "tiny";
 /// The disk of its virtual machine.
 const DISK: &str = "data";
 const PENDING: &str = "matrix-pending";
@@ -175,7 +179,7 @@ impl<'a> World<'a> {
         Ok(if console {
             format!("{template}?id={id}")
         } else {
-            template.replace("{id}", &id.to_string()).replace("{disk}", DISK)
+            template.replace("{id}", &id.to_string()).replace("{disk}", DISK).replace("{name}", IMAGE)
         })
     }
 

@@ -145,13 +145,13 @@ pub async fn the_pool_is_full(shared: &Shared) -> Result<()> {
 }
 
 /// A full file system over the storage pool of the first host, in the host's own mount namespace.
-struct FullPool {
+pub struct FullPool {
     pid: i32,
     target: String,
 }
 
 impl FullPool {
-    async fn mount(shared: &Shared) -> Result<Self> {
+    pub async fn mount(shared: &Shared) -> Result<Self> {
         let pid = shared.cluster.host(0)?.libvirtd()?.pid().context("libvirtd runs")?;
         let target = "/var/lib/libvirt/images".to_owned();
         let full = Self { pid, target };
@@ -162,7 +162,7 @@ impl FullPool {
         Ok(full)
     }
 
-    async fn unmount(&self) -> Result<()> {
+    pub async fn unmount(&self) -> Result<()> {
         self.enter(&["umount", &self.target]).await
     }
 

@@ -19,10 +19,10 @@ use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
 use crate::shared::Shared;
 
 const ALLOWED: &str = "KVMOOR_IMAGE_SOURCES_ALLOWED";
-const KEEP: &str = "KVMOOR_KEEP_UNUSED_IMAGES";
+pub const KEEP: &str = "KVMOOR_KEEP_UNUSED_IMAGES";
 
 /// The qcow2 file of the image `tiny`, with so many zeros after its end: another file, the same disk.
-fn tiny_file(shared: &Shared, more: usize) -> Result<Arc<Vec<u8>>> {
+pub fn tiny_file(shared: &Shared, more: usize) -> Result<Arc<Vec<u8>>> {
     let pool = shared.cluster.host(0)?.pool_dir().context("a private host has a pool directory")?;
     let mut bytes = std::fs::read(pool.join("kvmoor-image-tiny.qcow2"))?;
     bytes.resize(bytes.len() + more, 0);
@@ -51,13 +51,19 @@ impl TestImage {
         Ok(Self { api, name: name.to_owned(), sha256: sha256.to_owned() })
     }
 
+    /// One that is there.
+    pub async fn named(shared: &Shared, name: &str, sha256: &str) -> Result<Self> {
+        let api = Api::all(shared.cluster.client().await?);
+        Ok(Self { api, name: name.to_owned(), sha256: sha256.to_owned() })
+    }
+
     /// The spec of a small virtual machine with it.
-    fn spec(&self) -> Value {
+    pub fn spec(&self) -> Value {
         with(tiny(), json!({ "osType": self.name }))
     }
 
     /// What the pool holds of it.
-    async fn volumes(&self, shared: &Shared) -> Result<BTreeSet<String>> {
+    pub async fn volumes(&self, shared: &Shared) -> Result<BTreeSet<String>> {
         let virsh = shared.cluster.host(0)?.virsh();
         virsh.run(&["pool-refresh", "default"]).await?;
         let prefix = format!("kvmoor-import-{}", self.sha256);
@@ -65,7 +71,7 @@ impl TestImage {
     }
 
     /// Checks that it is there once: its bytes, as the server gave them, and its record.
-    async fn check_whole(&self, shared: &Shared) -> Result<()> {
+    pub async fn check_whole(&self, shared: &Shared) -> Result<()> {
         let volumes = self.volumes(shared).await?;
         let records = volumes.iter().filter(|name| name.ends_with(".record")).count();
         ensure!(volumes.len() == 2 && records == 1, "one volume and one record, not {volumes:?}");
@@ -75,7 +81,7 @@ impl TestImage {
         Ok(())
     }
 
-    async fn until_nothing_is_left(&self, shared: &Shared) -> Result<()> {
+    pub async fn until_nothing_is_left(&self, shared: &Shared) -> Result<()> {
         let what = format!("nothing of {} is left in the pool", self.name);
         wait::until(&what, SOON, || self.volumes(shared), BTreeSet::is_empty).await.map(drop)
     }

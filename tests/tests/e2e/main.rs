@@ -35,6 +35,7 @@ mod shared;
 mod snapshots;
 mod tls;
 mod trouble;
+mod upload;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -105,6 +106,11 @@ fn main() -> anyhow::Result<()> {
         images::what_is_wrong_is_said_and_nothing_is_left,
         images::private_addresses_are_refused_unless_allowed,
         images::unused_ones_are_collected,
+        upload::a_guest_boots_from_what_was_uploaded,
+        upload::what_is_wrong_is_said_and_nothing_is_left,
+        upload::two_at_once,
+        upload::it_stays_while_its_image_is_there,
+        upload::the_api_server_holds_little_of_it,
         feed::each_sees_its_own_in_order_and_nothing_else,
         feed::refused_before_the_upgrade,
         feed::a_ticket_is_for_one_use,
@@ -157,6 +163,7 @@ fn main() -> anyhow::Result<()> {
         crash_cluster::the_cluster_controller_and_snapshots,
         images::killed_in_the_middle_of_an_import,
         images::crash_while_importing,
+        upload::crash_while_uploading,
         disks::crash_while_changing,
         snapshots::crash_while_taking,
         snapshots::crash_while_restoring,

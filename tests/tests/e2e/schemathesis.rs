@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::Api;
-use kube::api::ListParams;
-use kvmoor_crds::User;
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, ResourceExt};
+use kvmoor_crds::{Image, User};
 use kvmoor_dev::binaries::cache_dir;
 use kvmoor_tests::rest::Rest;
 use kvmoor_tests::vm::SOON;
@@ -45,6 +45,8 @@ async fn run(shared: &Shared, role: &str) -> Result<()> {
     let there = Rest::new(&url)?;
     wait::until("the API server is ready", SOON, || there.get("/api/ready"), |_| true).await?;
     let before = accounts(shared).await?;
+    let images: Api<Image> = Api::all(shared.cluster.client().await?);
+    let images_before = names(&images).await?;
     let default = shared.admin.get("/api/quota").await?["quota"].clone();
     let outcome = test(shared, &there, role).await;
     // An admin may have set the default quota to anything.
@@ -55,6 +57,9 @@ async fn run(shared: &Shared, role: &str) -> Result<()> {
     let removals = stream::iter(made).map(|id| remove(shared, id)).buffer_unordered(AT_ONCE).try_collect::<()>();
     let removed = removals.await;
     server.stop(SOON).await;
+    for name in names(&images).await?.difference(&images_before) {
+        images.delete(name, &DeleteParams::default()).await?;
+    }
     outcome.and(removed)?;
     // Their namespaces go too, which keeps the control plane busy; the next case is not to wait for that.
     let users: Api<User> = Api::all(shared.cluster.client().await?);
@@ -108,6 +113,10 @@ async fn test(shared: &Shared, there: &Rest, role: &str) -> Result<()> {
 async fn accounts(shared: &Shared) -> Result<BTreeSet<i64>> {
     let users = shared.admin.get("/api/admin/users").await?;
     users.as_array().context("a list")?.iter().map(|user| user["id"].as_i64().context("a number")).collect()
+}
+
+async fn names(images: &Api<Image>) -> Result<BTreeSet<String>> {
+    Ok(images.list_metadata(&ListParams::default()).await?.iter().map(ResourceExt::name_any).collect())
 }
 
 async fn remove(shared: &Shared, id: i64) -> Result<()> {

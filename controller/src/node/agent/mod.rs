@@ -1,5 +1,5 @@
 //! What the host serves to the API server over HTTPS: measurements, displays, serial consoles and boot logs
-//! of its virtual machines.
+//! of its virtual machines; and what it takes from it, the files of images.
 //!
 //! Both sides prove themselves. The API server brings a token of its service account for our audience, which the
 //! Kubernetes API confirms (`caller`); this side has a certificate made at its start, whose key never leaves the process
@@ -22,6 +22,7 @@ mod answer;
 mod caller;
 mod consoles;
 mod cpu;
+mod images;
 mod lines;
 mod log;
 mod serial;
@@ -32,6 +33,7 @@ mod vnc;
 
 use super::args::Args;
 use super::hypervisor::libvirt::Libvirt;
+use super::images::Importer;
 use crate::https::{certificate, server as https};
 use caller::Callers;
 
@@ -50,6 +52,7 @@ pub struct Endpoint {
 /// What all requests share.
 struct Agent {
     hypervisor: Arc<Libvirt>,
+    importer: Importer,
     callers: Callers,
     cpu: cpu::Samples,
     displays: consoles::Consoles,
@@ -60,16 +63,26 @@ struct Agent {
     stop: CancellationToken,
 }
 
+/// What the server works with.
+pub struct Serving {
+    /// Says whose tokens are.
+    pub client: Client,
+    /// Has the virtual machines.
+    pub hypervisor: Arc<Libvirt>,
+    /// Takes images.
+    pub importer: Importer,
+    /// Cancelled when the process is to end.
+    pub stop: CancellationToken,
+}
+
 /// Begins to listen; returns what to tell of it, and the server.
 ///
 /// # Errors
 /// If the address cannot be listened on or no certificate can be made.
 pub async fn start(
     args: &Args,
-    client: Client,
     system_namespace: &str,
-    hypervisor: Arc<Libvirt>,
-    stop: CancellationToken,
+    Serving { client, hypervisor, importer, stop }: Serving,
 ) -> anyhow::Result<(Endpoint, impl Future<Output = ()> + Send + use<>)> {
     let certificate::Identity { certificate, tls } = certificate::make(kvmoor_crds::agent::SERVER_NAME)?;
     let listener = TcpListener::bind(args.agent_listen)
@@ -84,6 +97,7 @@ pub async fn start(
     let address = HostAddress { address, port: i32::from(local.port()) };
     let agent = Arc::new(Agent {
         hypervisor,
+        importer,
         callers: caller::api_server(client, system_namespace),
         cpu: cpu::Samples::default(),
         displays: consoles::Consoles::default(),

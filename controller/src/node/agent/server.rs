@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::{Method, Request};
 use hyper::body::Incoming;
 
+use super::super::images::File;
 use super::answer::{Answer, Refusal};
-use super::{Agent, log, serial, stats, vnc};
+use super::{Agent, images, log, serial, stats, vnc};
 use crate::https::server::Handler;
 
 impl Handler for Agent {
@@ -16,8 +17,18 @@ impl Handler for Agent {
 }
 
 async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    agent.callers.admit(request.headers()).await?;
+    if let Err(refusal) = agent.callers.admit(request.headers()).await {
+        // Who sends a file reads the answer only if nobody hangs up.
+        File::of_body(request.into_body(), String::new()).let_go();
+        return Err(refusal);
+    }
     let path = request.uri().path().to_owned();
+    if let Some(content) = images::content(&path) {
+        return match *request.method() {
+            Method::PUT => images::put(agent, content, request).await,
+            _ => Err(Refusal::not_found()),
+        };
+    }
     let Some((uid, what)) = route(&path) else { return Err(Refusal::not_found()) };
     match (request.method(), what) {
         (&Method::GET, "stats") => stats::get(agent, uid).await,

@@ -61,13 +61,13 @@ pub fn percent(bytes: u64, length: Option<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::super::domain_xml::DiskFormat;
-    use super::super::importer::Source;
+    use super::super::importer::{Place, Source};
     use super::super::record::Content;
     use super::*;
 
     fn image() -> Image {
         let content = Content::new(&"0".repeat(64), DiskFormat::Raw).unwrap();
-        let source = Source { url: "https://example.org/x?key=secret".into(), content };
+        let source = Source { place: Place::Url("https://example.org/x?key=secret".into()), content };
         Image { name: "debian".into(), format: DiskFormat::Raw, origin: Origin::Import(source) }
     }
 

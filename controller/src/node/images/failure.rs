@@ -9,6 +9,8 @@ use crate::delay::doubled;
 const SOON: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 /// Delays after a file that is not what it should be: the server would give the same again.
 const LATE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
+/// Delays while an image that somebody is to upload is nowhere: it costs nothing to look, and somebody waits.
+const WATCHFUL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 /// The reason of the condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +21,12 @@ pub enum Reason {
     SourceRefused,
     /// The file is not the one that the Image names.
     ChecksumMismatch,
-    /// The file is not of the format that the Image names, or too large.
+    /// Nobody has uploaded it to this host.
+    NotUploaded,
+    /// The file is not of the format that the Image names, or the disk in it is too large.
     Invalid,
+    /// The file is too large.
+    TooLarge,
     /// The storage pool has no room.
     PoolFull,
     /// The storage pool does not take it.
@@ -34,7 +40,8 @@ impl Reason {
             Self::DownloadFailed => "ImageDownloadFailed",
             Self::SourceRefused => "ImageSourceRefused",
             Self::ChecksumMismatch => "ImageChecksumMismatch",
-            Self::Invalid => "ImageInvalid",
+            Self::NotUploaded => "ImageNotUploaded",
+            Self::Invalid | Self::TooLarge => "ImageInvalid",
             Self::PoolFull => "PoolFull",
             Self::PoolUnavailable => "StoragePoolUnavailable",
         }
@@ -66,11 +73,18 @@ impl Failure {
         Self { reason: Reason::Invalid, message: message.into() }
     }
 
+    /// Nobody has uploaded the content of the Image of that name.
+    pub fn not_uploaded(image: &str) -> Self {
+        let message = format!("an admin has to upload it to this host, with PUT /api/images/{image}/content?host=HOST");
+        Self { reason: Reason::NotUploaded, message }
+    }
+
     /// The longest delay before attempt `attempts + 1`.
     pub fn ceiling(&self, attempts: u32) -> Duration {
         let (first, longest) = match self.reason {
             Reason::DownloadFailed | Reason::PoolFull | Reason::PoolUnavailable => SOON,
-            Reason::SourceRefused | Reason::ChecksumMismatch | Reason::Invalid => LATE,
+            Reason::SourceRefused | Reason::ChecksumMismatch | Reason::Invalid | Reason::TooLarge => LATE,
+            Reason::NotUploaded => WATCHFUL,
         };
         doubled(first, attempts, longest)
     }
@@ -81,7 +95,8 @@ impl Failure {
             Reason::DownloadFailed => "it is tried again",
             Reason::SourceRefused => "choose another source, or ask the operator",
             Reason::ChecksumMismatch => "an Image with the right url and sha256 must take its place",
-            Reason::Invalid => "an Image of a file that is fine must take its place",
+            Reason::NotUploaded => "it goes on by itself then",
+            Reason::Invalid | Reason::TooLarge => "an Image of a file that is fine must take its place",
             Reason::PoolFull => "make room in the host's storage pool; it is tried again",
             Reason::PoolUnavailable => "look after the host's storage pool; it is tried again",
         }

@@ -8,18 +8,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use hyper::body::Bytes;
+use futures::{FutureExt, stream};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Response, StatusCode, Url, header, redirect};
 
 use super::failure::Failure;
+use super::file::{File, IDLE};
 use super::guard::{Guard, Refused};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long nothing may come.
-const IDLE: Duration = Duration::from_secs(30);
 /// How many redirects are followed.
 const REDIRECTS: usize = 5;
 
@@ -28,13 +26,6 @@ const REDIRECTS: usize = 5;
 pub struct Fetcher {
     client: Client,
     guard: Arc<Guard>,
-}
-
-/// A file that is on its way.
-pub struct Download {
-    response: Response,
-    /// Its length, where the server says it.
-    pub length: Option<u64>,
 }
 
 impl Fetcher {
@@ -60,7 +51,7 @@ impl Fetcher {
     }
 
     /// Begins to fetch a file.
-    pub async fn open(&self, url: &str) -> Result<Download, Failure> {
+    pub async fn open(&self, url: &str) -> Result<File, Failure> {
         let mut url = Url::parse(url).map_err(|error| Failure::download(format!("the URL is none: {error}")))?;
         for _ in 0..=REDIRECTS {
             self.check(&url)?;
@@ -69,7 +60,7 @@ impl Fetcher {
             let response = request.send().await.map_err(|error| explain(&host, &error))?;
             let status = response.status();
             if status == StatusCode::OK {
-                return Ok(Download { length: response.content_length(), response });
+                return Ok(file(host, response));
             }
             if !status.is_redirection() {
                 return Err(Failure::download(format!("{host} answers {status}")));
@@ -96,12 +87,13 @@ impl Fetcher {
     }
 }
 
-impl Download {
-    /// The next bytes; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        let host = self.response.url().host_str().unwrap_or_default().to_owned();
-        self.response.chunk().await.map_err(|error| explain(&host, &error))
-    }
+/// What a server gives.
+fn file(host: String, response: Response) -> File {
+    let next = async |(host, mut response): (String, Response)| match response.chunk().await {
+        Ok(bytes) => Ok(bytes.map(|bytes| (bytes, (host, response)))),
+        Err(error) => Err(explain(&host, &error)),
+    };
+    File::new(response.content_length(), stream::try_unfold((host, response), next))
 }
 
 /// The error in words that do not change from attempt to attempt. Nothing of the URL but its host is told: there may be

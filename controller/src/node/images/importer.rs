@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::fetch::Fetcher;
 use super::record::Content;
 use super::transfer::{self, Progress};
+use super::upload::Uploads;
 
 /// Imports at once: each has a thread of libvirt's calls, and they share the host's network and disks.
 const AT_ONCE: usize = 2;
@@ -31,10 +32,29 @@ const UNWANTED: Duration = Duration::from_secs(300);
 /// Where an image comes from, and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Source {
-    /// The URL.
-    pub url: String,
+    /// Where it is.
+    pub place: Place,
     /// The content.
     pub content: Content,
+}
+
+/// Where an image is to be had.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// On a server.
+    Url(String),
+    /// Where an admin uploads it.
+    Upload {
+        /// Name of the Image.
+        image: String,
+    },
+}
+
+impl Source {
+    /// Whether the image cannot be had a second time from where it first came from.
+    pub fn is_uploaded(&self) -> bool {
+        matches!(self.place, Place::Upload { .. })
+    }
 }
 
 /// How large images may be.
@@ -56,6 +76,7 @@ struct Shared {
     limits: Limits,
     entries: Mutex<HashMap<Source, Entry>>,
     turns: Semaphore,
+    uploads: Arc<Uploads>,
     wake: mpsc::UnboundedSender<ObjectRef<Root>>,
     changed: Arc<Notify>,
     ended: Notify,
@@ -86,8 +107,8 @@ impl Importer {
         stop: CancellationToken,
     ) -> Self {
         let turns = Semaphore::new(AT_ONCE);
-        let (entries, ended) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Shared { libvirt, fetcher, limits, entries, turns, wake, changed, ended, stop }))
+        let (entries, uploads, ended) = (Mutex::default(), Arc::default(), Notify::new());
+        Self(Arc::new(Shared { libvirt, fetcher, limits, entries, turns, uploads, wake, changed, ended, stop }))
     }
 
     /// Sees to the image of a virtual machine that was observed to lack it.
@@ -121,20 +142,59 @@ impl Importer {
             entry.progress = Some(Arc::clone(&progress));
             tokio::spawn(run(self.clone(), source.clone(), progress));
         }
-        entry.state()
+        self.state(source, entry)
     }
 
     /// All imports that are under way or failed.
     pub fn all(&self) -> Vec<(Source, Import)> {
         let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().map(|(source, entry)| (source.clone(), entry.state())).collect()
+        entries.iter().map(|(source, entry)| (source.clone(), self.state(source, entry))).collect()
     }
 
-    /// The checksums of all that is being imported.
+    /// What an upload tells as well as an import does.
+    fn state(&self, source: &Source, entry: &Entry) -> Import {
+        let upload = if source.is_uploaded() { self.0.uploads.progress(&source.content) } else { None };
+        upload.map_or_else(|| entry.state(), |progress| progress.state())
+    }
+
+    /// The uploads that are under way.
+    pub(super) fn uploads(&self) -> &Arc<Uploads> {
+        &self.0.uploads
+    }
+
+    pub(super) fn libvirt(&self) -> &Libvirt {
+        &self.0.libvirt
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Ends when the process is to end.
+    pub(super) async fn stopped(&self) {
+        self.0.stop.cancelled().await;
+    }
+
+    /// Wakes all that wait for a content that came by other means.
+    pub(super) fn came(&self, content: &Content) {
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|source, entry| {
+            let has_come = source.content == *content;
+            if has_come {
+                self.wake(entry);
+            }
+            // An import that is under way sees by itself that it is too late.
+            !has_come || entry.progress.is_some()
+        });
+        drop(entries);
+        self.0.changed.notify_one();
+    }
+
+    /// The checksums of all that is being imported or uploaded.
     pub fn under_way(&self) -> HashSet<String> {
         let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let under_way = entries.iter().filter(|(_, entry)| entry.progress.is_some());
-        under_way.map(|(source, _)| source.content.sha256.clone()).collect()
+        under_way.map(|(source, _)| source.content.sha256.clone()).chain(self.0.uploads.checksums()).collect()
     }
 
     /// Told whenever an import begins, ends, or has come further.
@@ -186,11 +246,7 @@ impl Entry {
     fn state(&self) -> Import {
         match (&self.failure, &self.progress) {
             (Some(failure), _) => Import::Failed(failure.clone()),
-            (None, Some(progress)) => {
-                let length = progress.length.load(Ordering::Relaxed);
-                let bytes = progress.bytes.load(Ordering::Relaxed);
-                Import::UnderWay { bytes, length: Some(length).filter(|length| *length > 0) }
-            }
+            (None, Some(progress)) => progress.state(),
             (None, None) => Import::UnderWay { bytes: 0, length: None },
         }
     }

@@ -55,7 +55,7 @@ pub async fn keep(keeper: Keeper) {
     }
 }
 
-/// The Images that are imported from somewhere, and whether they are asked for ahead of time.
+/// The Images that are imported from somewhere or uploaded, and whether they are asked for ahead of time.
 pub fn sources(images: &Store<DeserializeGuard<Image>>) -> Vec<(String, Source, bool)> {
     let images = images.state();
     let found = images.iter().filter_map(|root| {
@@ -94,7 +94,8 @@ async fn clean_up(keeper: &Keeper, memory: &mut Memory) {
     under_way.extend(keeper.importer.under_way());
     let pinned: HashSet<String> = sources(&keeper.images)
         .into_iter()
-        .filter(|(_, _, prefetch)| *prefetch)
+        // What was uploaded cannot be had again. Every host that has it keeps it: another may be gone for ever.
+        .filter(|(_, source, prefetch)| *prefetch || source.is_uploaded())
         .map(|(_, source, _)| source.content.record())
         .collect();
     let grace = GRACE.min(keeper.keep_unused);

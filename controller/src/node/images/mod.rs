@@ -1,10 +1,11 @@
-//! Images that are imported from a URL: from the first virtual machine that asks for one to the volume that it starts
-//! from, and to the end of what nobody uses.
+//! Images that are imported from a URL or uploaded: from the first virtual machine that asks for one to the volume that
+//! it starts from, and to the end of what nobody uses.
 //!
 //! ```text
 //!   reconcile ── want ──> importer ── fetch ──> guard          what comes is hashed, its header is checked, and it is
 //!       ^                    │                                 written into a volume with a name of its own
-//!       └──── wakes ─────────┴──> volume, then record          the record makes it an image, see `record`
+//!       ├──── wakes ─────────┴──> volume, then record          the record makes it an image, see `record`
+//!       └──── wakes ─── upload <── agent                       the same for what somebody sends
 //! ```
 //!
 //! A virtual machine never waits inside its reconcile: it is told how far the import is, and woken when that changes. One
@@ -15,6 +16,7 @@ mod attend;
 mod collect;
 mod failure;
 mod fetch;
+mod file;
 mod guard;
 mod importer;
 mod keep;
@@ -25,12 +27,17 @@ mod raw;
 pub mod record;
 pub mod report;
 mod transfer;
+mod upload;
 
 pub use attend::{Import, obstacle};
+pub use failure::{Failure, Reason};
 pub use fetch::Fetcher;
+pub use file::File;
 pub use guard::Guard;
-pub use importer::{Importer, Limits, Source};
+pub use importer::{Importer, Limits, Place, Source};
 pub use keep::{Keeper, keep, sources};
+pub use transfer::Stored;
+pub use upload::NotStored;
 
 /// Reason of the condition while an image is being imported: no failure, only a wait.
 pub const IMPORTING: &str = "ImageImporting";

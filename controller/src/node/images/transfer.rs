@@ -1,4 +1,4 @@
-//! One import: from the server into a volume, hashed and checked on the way, and the record at the end.
+//! One image: from wherever it comes into a volume, hashed and checked on the way, and the record at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,9 +10,11 @@ use tokio::sync::mpsc;
 use super::super::domain_xml::DiskFormat;
 use super::super::hypervisor::Hypervisor;
 use super::super::hypervisor::libvirt::{Libvirt, Piece};
+use super::attend::Import;
 use super::failure::{Failure, Reason};
-use super::fetch::{Download, Fetcher};
-use super::importer::{Limits, Source};
+use super::fetch::Fetcher;
+use super::file::File;
+use super::importer::{Limits, Place, Source};
 use super::qcow2::{self, HEAD};
 use super::raw;
 use super::record::{Content, Record};
@@ -21,7 +23,7 @@ use super::record::{Content, Record};
 const TOTAL: Duration = Duration::from_secs(4 * 3600);
 /// What is left for libvirt to end after the last byte came.
 const FINISH: Duration = Duration::from_secs(120);
-/// Pieces on their way from the server to libvirt: they are of 8 to 64 KiB.
+/// Pieces on their way from who sends them to libvirt: they are of 8 to 64 KiB.
 const PIECES: usize = 32;
 
 /// How far an import is.
@@ -29,8 +31,16 @@ const PIECES: usize = 32;
 pub struct Progress {
     /// Bytes so far.
     pub bytes: AtomicU64,
-    /// All of them; 0 where the server does not say.
+    /// All of them; 0 where nobody says.
     pub length: AtomicU64,
+}
+
+impl Progress {
+    /// The same, to be told.
+    pub fn state(&self) -> Import {
+        let (bytes, length) = (self.bytes.load(Ordering::Relaxed), self.length.load(Ordering::Relaxed));
+        Import::UnderWay { bytes, length: Some(length).filter(|length| *length > 0) }
+    }
 }
 
 /// What is known of the file before all of it has come.
@@ -40,11 +50,20 @@ enum Header {
 }
 
 /// What comes, before it is written.
-struct Incoming {
-    download: Download,
+struct Incoming<'a> {
+    file: &'a mut File,
     /// What was taken to be looked at first.
     head: Option<Bytes>,
     header: Header,
+}
+
+/// What there was to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It was there already.
+    Before,
+    /// It was not there.
+    Now,
 }
 
 /// Imports an image. When this ends well, the image is there; when it does not, nothing of it is, unless the process
@@ -56,33 +75,66 @@ pub async fn import(
     source: &Source,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    match libvirt.image_record(&source.content).await? {
-        Some(record) if !record.retired => return Ok(()),
-        // It is wanted again just before it goes.
-        Some(retired) => return record(libvirt, &source.content, Record { retired: false, ..retired }).await,
-        None => {}
+    if is_there(libvirt, &source.content).await? {
+        return Ok(());
     }
-    let download = fetcher.open(&source.url).await?;
-    let length = download.length;
+    let mut file = match &source.place {
+        Place::Url(url) => fetcher.open(url).await?,
+        Place::Upload { image } => return Err(Failure::not_uploaded(image)),
+    };
+    write(libvirt, limits, &source.content, progress, &mut file).await.map(drop)
+}
+
+/// Stores what somebody sends, with the same outcome.
+pub async fn store(
+    libvirt: &Libvirt,
+    limits: &Limits,
+    content: &Content,
+    progress: &Progress,
+    file: &mut File,
+) -> Result<Stored, Failure> {
+    if is_there(libvirt, content).await? {
+        return Ok(Stored::Before);
+    }
+    write(libvirt, limits, content, progress, file).await
+}
+
+async fn is_there(libvirt: &Libvirt, content: &Content) -> Result<bool, Failure> {
+    match libvirt.image_record(content).await? {
+        Some(record) if !record.retired => Ok(true),
+        // It is wanted again just before it goes.
+        Some(retired) => record(libvirt, content, Record { retired: false, ..retired }).await.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+async fn write(
+    libvirt: &Libvirt,
+    limits: &Limits,
+    content: &Content,
+    progress: &Progress,
+    file: &mut File,
+) -> Result<Stored, Failure> {
+    let length = file.length;
     progress.length.store(length.unwrap_or_default(), Ordering::Relaxed);
     too_large(length.unwrap_or_default(), limits)?;
-    let incoming = look_into(download, source.content.format, limits).await?;
-    let volume = source.content.volume(&uuid::Uuid::new_v4().simple().to_string());
-    let result = transfer(libvirt, limits, source, progress, incoming, &volume, length).await;
-    if result.is_err() {
+    let incoming = look_into(file, content.format, limits).await?;
+    let volume = content.volume(&uuid::Uuid::new_v4().simple().to_string());
+    let result = transfer(libvirt, limits, content, progress, incoming, &volume, length).await;
+    if result != Ok(Stored::Now) {
         // What cannot be deleted now is collected later.
         if let Err(error) = libvirt.delete_volume(&volume).await {
-            tracing::warn!(volume, %error, "cannot delete what was imported in vain yet");
+            tracing::warn!(volume, %error, "cannot delete what was written in vain yet");
         }
     }
     result
 }
 
 /// Takes as much of a file as shows what it is, and refuses what it may not be before anything is written.
-async fn look_into(mut download: Download, format: DiskFormat, limits: &Limits) -> Result<Incoming, Failure> {
+async fn look_into<'a>(file: &'a mut File, format: DiskFormat, limits: &Limits) -> Result<Incoming<'a>, Failure> {
     let mut head = Vec::with_capacity(HEAD);
     while head.len() < HEAD {
-        let Some(bytes) = download.next().await? else { break };
+        let Some(bytes) = file.next().await? else { break };
         head.extend_from_slice(&bytes);
     }
     let beginning = head.get(..HEAD).unwrap_or(&head);
@@ -96,18 +148,18 @@ async fn look_into(mut download: Download, format: DiskFormat, limits: &Limits) 
             Header::Raw
         }
     };
-    Ok(Incoming { download, head: Some(Bytes::from(head)), header })
+    Ok(Incoming { file, head: Some(Bytes::from(head)), header })
 }
 
 async fn transfer(
     libvirt: &Libvirt,
     limits: &Limits,
-    source: &Source,
+    content: &Content,
     progress: &Progress,
-    mut incoming: Incoming,
+    mut incoming: Incoming<'_>,
     volume: &str,
     length: Option<u64>,
-) -> Result<(), Failure> {
+) -> Result<Stored, Failure> {
     let (pieces, receiver) = mpsc::channel(PIECES);
     let upload = libvirt.receive_image(volume, length, receiver, TOTAL + FINISH);
     let feed = async {
@@ -122,8 +174,8 @@ async fn transfer(
         (Err(Ended::NotTaken), Ok(())) => return Err(Failure::download("it was not taken")),
         (Ok(found), Ok(())) => found,
     };
-    if sha256 != source.content.sha256 {
-        let message = format!("the SHA-256 of what the server gives is {sha256}, not {}", source.content.sha256);
+    if sha256 != content.sha256 {
+        let message = format!("the SHA-256 of what came is {sha256}, not {}", content.sha256);
         return Err(Failure { reason: Reason::ChecksumMismatch, message });
     }
     let virtual_size = match incoming.header {
@@ -136,8 +188,12 @@ async fn transfer(
             length
         }
     };
-    record(libvirt, &source.content, Record { volume: volume.to_owned(), sha256, length, virtual_size, retired: false })
-        .await
+    // Another may have come from elsewhere meanwhile, and disks may stand on it.
+    if is_there(libvirt, content).await? {
+        return Ok(Stored::Before);
+    }
+    let whole = Record { volume: volume.to_owned(), sha256, length, virtual_size, retired: false };
+    record(libvirt, content, whole).await.map(|()| Stored::Now)
 }
 
 /// Makes it an image.
@@ -167,7 +223,7 @@ impl From<Failure> for Ended {
 
 /// Passes on what comes: its checksum and length.
 async fn feed(
-    incoming: &mut Incoming,
+    incoming: &mut Incoming<'_>,
     limits: &Limits,
     progress: &Progress,
     pieces: mpsc::Sender<Piece>,
@@ -184,16 +240,17 @@ async fn feed(
     Ok((hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), length))
 }
 
-async fn next(incoming: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+async fn next(incoming: &mut Incoming<'_>) -> Result<Option<Bytes>, Failure> {
     match incoming.head.take() {
         Some(head) => Ok(Some(head)),
-        None => incoming.download.next().await,
+        None => incoming.file.next().await,
     }
 }
 
 fn too_large(length: u64, limits: &Limits) -> Result<(), Failure> {
     if length > limits.file {
-        return Err(Failure::invalid(format!("it is larger than the {} MiB that are allowed", limits.file >> 20)));
+        let message = format!("it is larger than the {} MiB that are allowed", limits.file >> 20);
+        return Err(Failure { reason: Reason::TooLarge, message });
     }
     Ok(())
 }

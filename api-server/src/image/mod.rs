@@ -1,0 +1,4 @@
+//! Images: creating one, and choosing the host that its file goes to.
+
+pub mod create;
+pub mod place;
