@@ -1,5 +1,6 @@
 //! Two libvirt hosts, each with mounts and a network of its own, its own node controller and its own Node: virtual machines
-//! spread, a cordoned Node gets no new ones, and a host that is lost and comes back changes nothing in the guests.
+//! spread, a cordoned Node gets no new ones, what was uploaded to one host is had by the other, and a host that is lost and
+//! comes back changes nothing in the guests.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,9 +15,11 @@ use kvmoor_crds::conditions::{self, types};
 use kvmoor_crds::{Phase, VirtualMachine};
 use kvmoor_dev::Cluster;
 use kvmoor_tests::rest;
-use kvmoor_tests::vm::{TestVm, blank, in_phase, with};
+use kvmoor_tests::upload::Upload;
+use kvmoor_tests::vm::{TestVm, blank, in_phase, tiny as tiny_spec, with};
 use kvmoor_tests::wait;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 const NAMESPACE: &str = "default";
 /// For a phase on a busy machine.
@@ -50,6 +53,7 @@ async fn live(cluster: &Cluster) -> Result<()> {
     ensure!(placed == even, "they spread: {placed:?}");
     are_measured(cluster, &vms).await?;
     vms.extend(keep_away(cluster).await?);
+    share_an_image(cluster).await?;
     lose_a_host(cluster, &mut vms).await?;
     for vm in &vms {
         vm.delete().await?;
@@ -135,6 +139,49 @@ async fn until_one_waits<'c>(cluster: &'c Cluster, node: &str) -> Result<TestVm<
 fn scheduled(vm: &VirtualMachine) -> Option<(String, String)> {
     let condition = conditions::find(&vm.status.as_ref()?.conditions, types::SCHEDULED)?;
     Some((condition.status.clone(), condition.message.clone()))
+}
+
+/// An image is uploaded to the first host; the second has it when one of its virtual machines needs it, and says what is
+/// wrong while the first is away.
+async fn share_an_image(cluster: &Cluster) -> Result<()> {
+    let admin = rest::admin(cluster).await?;
+    let (first, second) = (cluster.node_name(0), cluster.node_name(1));
+    let pool = |host: usize| cluster.host(host)?.pool_dir().context("a private host has a pool directory");
+    let tiny = std::fs::read(pool(0)?.join("kvmoor-image-tiny.qcow2"))?;
+    for (name, more) in [("shared", 512), ("lost", 1024)] {
+        let mut file = tiny.clone();
+        file.resize(tiny.len() + more, 0);
+        let sum: String = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+        admin.post("/api/images", json!({ "name": name, "sha256": sum })).await?;
+        let path = format!("/api/images/{name}/content?host={first}");
+        let mut upload = Upload::begin(&admin, &path, Some(file.len())).await?;
+        upload.send(&file).await?;
+        let (status, answer) = upload.answer().await?;
+        ensure!(status == 201 && answer["hosts"] == 1, "{name}: {status} {answer}");
+    }
+    let there =
+        |name: &str| with(tiny_spec(), json!({ "osType": name, "nodeSelector": { "kubernetes.io/hostname": second } }));
+    let vm = TestVm::create(cluster, NAMESPACE, "shares", there("shared")).await?;
+    vm.until("runs", SOON, |vm| in_phase(vm, Phase::Running)).await?;
+    ensure!(vm.get().await?.spec.node_name.as_ref() == Some(&second), "on the second");
+    let has_address = |vm: &VirtualMachine| vm.status.as_ref().is_some_and(|status| !status.addresses.is_empty());
+    vm.until("has booted and asked for an address", SOON, has_address).await?;
+    let both = |images: &serde_json::Value| {
+        images.as_array().is_some_and(|all| all.iter().any(|image| image["name"] == "shared" && image["hosts"] == 2))
+    };
+    wait::until("both hosts have it", SOON, || admin.get("/api/images"), both).await?;
+
+    let controller = cluster.node_controller(0)?;
+    controller.kill().await;
+    let other = TestVm::create(cluster, NAMESPACE, "misses", there("lost")).await?;
+    let message = other.until_condition(types::PROVISIONED, "False", "ImageSourceLost").await?;
+    ensure!(message.contains(&first), "it names the host: {message}");
+    controller.start()?;
+    other.until("runs", SOON, |vm| in_phase(vm, Phase::Running)).await?;
+    for vm in [vm, other] {
+        vm.remove().await?;
+    }
+    Ok(())
 }
 
 /// The second host's node controller dies for longer than its Lease and comes back.

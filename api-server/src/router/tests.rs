@@ -104,6 +104,19 @@ fn every_handler_is_in_the_document() {
     assert_eq!(table.matches(".route(").count(), 1, "only the document itself is served without being in it");
 }
 
+#[tokio::test(start_paused = true)]
+async fn uploads_alone_may_take_long() {
+    let slow = || async { tokio::time::sleep(middleware::HANDLER * 2).await };
+    let slow = || axum::routing::put(slow);
+    let routes = Router::new().route(middleware::UPLOAD, slow()).route("/api/other", slow());
+    let routes = routes.layer(layer::from_fn(middleware::deadline));
+    for (path, status) in [("/api/images/x/content", StatusCode::OK), ("/api/other", StatusCode::SERVICE_UNAVAILABLE)] {
+        let answer = routes.clone().oneshot(request(Method::PUT, path, None, None)).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+    assert!(operations().iter().any(|(path, method, _)| path == middleware::UPLOAD && method == Method::PUT));
+}
+
 fn handlers(folder: &str) -> usize {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let count = |path: std::path::PathBuf| match path.is_dir() {

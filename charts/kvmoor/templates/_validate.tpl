@@ -21,13 +21,13 @@
 {{- if not (regexMatch "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$" $name) }}
 {{- fail (printf "images: %q cannot be the name of an image: at most 63 of a-z, 0-9, - and ." $name) }}
 {{- end }}
-{{- if and $image.builtIn $image.url }}
-{{- fail (printf "images.%s: give either url or builtIn: true" $name) }}
+{{- if or (and $image.builtIn $image.url) (and $image.uploaded (or $image.builtIn $image.url)) }}
+{{- fail (printf "images.%s: give one of url, builtIn: true and uploaded: true" $name) }}
 {{- end }}
-{{- if not (or $image.builtIn $image.url) }}
-{{- fail (printf "images.%s: where it comes from is missing: url and sha256, or builtIn: true" $name) }}
+{{- if not (or $image.builtIn $image.uploaded $image.url) }}
+{{- fail (printf "images.%s: where it comes from is missing: url and sha256, builtIn: true, or uploaded: true and sha256" $name) }}
 {{- end }}
-{{- if and $image.url (not $image.sha256) }}
+{{- if and (or $image.url $image.uploaded) (not $image.sha256) }}
 {{- fail (printf "images.%s: sha256 is missing: what was downloaded could be anything" $name) }}
 {{- end }}
 {{- end }}

@@ -1,12 +1,15 @@
 //! What is answered, and why not.
 
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use serde::Serialize;
 
 /// An answer.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Body>;
+/// Its body: whole, or as it comes.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Why there is no other answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +70,7 @@ impl Refusal {
 /// An answer in JSON.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     // What is answered are our own types, which serialise.
-    let mut answer = Response::new(Full::new(Bytes::from(serde_json::to_vec(body).unwrap_or_default())));
+    let mut answer = whole(serde_json::to_vec(body).unwrap_or_default());
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
@@ -75,7 +78,12 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
 
 /// An answer in bytes.
 pub fn raw(bytes: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(bytes)));
+    let mut answer = whole(bytes);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     answer
+}
+
+/// An answer of those bytes.
+pub fn whole(bytes: Vec<u8>) -> Answer {
+    Response::new(Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync())
 }

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kvmoor_crds::agent;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), agent::PORT);
+const DEFAULT_PEER_TOKEN_FILE: &str = "/var/run/secrets/kvmoor.dev/peer/token";
 const DEFAULT_TOKEN_FILE: &str = "/var/run/secrets/kvmoor.dev/guest-data/token";
 
 /// Runs the virtual machines that are bound to one host.
@@ -67,6 +68,11 @@ pub struct Args {
     /// this node is refused.
     #[arg(long, env = "KVMOOR_GUEST_DATA_TOKEN_FILE", default_value = DEFAULT_TOKEN_FILE)]
     pub guest_data_token_file: PathBuf,
+
+    /// File with the token that this host proves itself with to other hosts, to be given images that were uploaded to
+    /// them. In a pod a projected serviceAccountToken with the audience kvmoor-node.
+    #[arg(long, env = "KVMOOR_PEER_TOKEN_FILE", default_value = DEFAULT_PEER_TOKEN_FILE)]
+    pub peer_token_file: PathBuf,
 
     /// Networks that images are fetched from though they are private, link-local, loopback or reserved, separated by
     /// commas. `0.0.0.0/0,::/0` allows all.

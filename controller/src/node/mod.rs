@@ -68,7 +68,7 @@ pub use args::Args;
 
 use context::{Context, Known, Presses, Root};
 use hypervisor::libvirt::{EventSource, Libvirt, Settings};
-use images::{Fetcher, Guard, Importer, Limits};
+use images::{Fetcher, Guard, Importer, Limits, Peers, Sources};
 use metrics::Metrics;
 use queue::{Queue, RestoreRoot, SnapshotRoot};
 
@@ -115,7 +115,7 @@ pub async fn run(
     let connection = hypervisor.connection();
     spawn(Box::pin(telemetry.serve(move || connection.is_up())));
     spawn(Box::pin(metrics.clone().watch(hypervisor.connection())));
-    let (importer, imported) = importer(&args, &hypervisor, &background)?;
+    let (importer, imported) = importer(&args, &client, &hypervisor, &background)?;
     let serving = agent::Serving {
         client: client.clone(),
         hypervisor: Arc::clone(&hypervisor),
@@ -229,14 +229,17 @@ async fn watch_images(
 /// What imports images, and the virtual machines that it wakes.
 fn importer(
     args: &Args,
+    client: &Client,
     hypervisor: &Arc<Libvirt>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Importer, impl Stream<Item = ObjectRef<Root>> + Send + use<>)> {
     let guard = Guard::new(args.image_sources_allowed.clone(), args.image_sources_denied.clone());
     let fetcher = Fetcher::new(guard).context("cannot set up the download of images")?;
+    let peers = Peers::new(client.clone(), args.peer_token_file.clone(), args.node_name.clone());
+    let sources = Sources { fetcher, peers };
     let limits = Limits { file: args.largest_image, virtual_size: args.largest_image_disk };
     let (wake, woken) = tokio::sync::mpsc::unbounded_channel();
-    let importer = Importer::new(Arc::clone(hypervisor), fetcher, limits, wake, Arc::default(), stop.clone());
+    let importer = Importer::new(Arc::clone(hypervisor), sources, limits, wake, Arc::default(), stop.clone());
     let woken = stream::unfold(woken, |mut woken| async { Some((woken.recv().await?, woken)) });
     Ok((importer, woken))
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
     core::v1::{Node, ServiceAccount},
 };
 use kube::{Api, Client, api::PostParams};
-use kvmoor_crds::guest_data;
+use kvmoor_crds::{agent, guest_data};
 
 use super::SYSTEM_NAMESPACE;
 use crate::{
@@ -32,6 +32,8 @@ pub(crate) struct Credentials {
     token: PathBuf,
     /// Of a node's: the token for the cluster controller.
     cluster_token: PathBuf,
+    /// Of a node's: the token for other hosts.
+    peer_token: PathBuf,
 }
 
 impl Credentials {
@@ -47,7 +49,8 @@ impl Credentials {
         let kubeconfig = dir.join(format!("{name}.kubeconfig"));
         let token = dir.join(format!("{name}.token"));
         let cluster_token = dir.join(format!("{name}.cluster-token"));
-        let credentials = Self { account, node, kubeconfig, token, cluster_token };
+        let peer_token = dir.join(format!("{name}.peer-token"));
+        let credentials = Self { account, node, kubeconfig, token, cluster_token, peer_token };
         credentials.renew(client).await?;
         let identity = Identity::TokenFile(&credentials.token);
         kubeconfig::write(&credentials.kubeconfig, &plane.server(), &plane.authority(), &identity)?;
@@ -62,15 +65,20 @@ impl Credentials {
         &self.cluster_token
     }
 
+    pub(super) fn peer_token(&self) -> &Path {
+        &self.peer_token
+    }
+
     /// Asks for a new token and puts it in the place of the old one. Clients read the file again by themselves.
     pub(crate) async fn renew(&self, client: &Client) -> Result<()> {
         let context = || format!("a token for {}", self.account);
         let token = self.request(client, Vec::new()).await.with_context(context)?;
         files::write_private(&self.token, token)?;
         if self.node.is_some() {
-            let audience = vec![guest_data::AUDIENCE.to_owned()];
-            let token = self.request(client, audience).await.with_context(context)?;
-            files::write_private(&self.cluster_token, token)?;
+            for (audience, file) in [(guest_data::AUDIENCE, &self.cluster_token), (agent::AUDIENCE, &self.peer_token)] {
+                let token = self.request(client, vec![audience.to_owned()]).await.with_context(context)?;
+                files::write_private(file, token)?;
+            }
         }
         Ok(())
     }

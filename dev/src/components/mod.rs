@@ -85,6 +85,7 @@ impl Components {
             // Several hosts share this machine, and nobody else is to reach them.
             let spec = spec.env("KVMOOR_AGENT_LISTEN", "127.0.0.1:0");
             let mut spec = spec.env("KVMOOR_GUEST_DATA_TOKEN_FILE", own.cluster_token());
+            spec = spec.env("KVMOOR_PEER_TOKEN_FILE", own.peer_token());
             if let Some(logs) = host.log_dir() {
                 spec = spec.env("KVMOOR_SERIAL_LOGS", logs.join("qemu"));
             }

@@ -117,21 +117,31 @@ pub async fn a_host_serves_only_the_api_server(shared: &Shared) -> Result<()> {
         .resolve(agent::SERVER_NAME, format!("{}:{}", address.address, address.port).parse()?)
         .no_proxy()
         .build()?;
-    let path = agent::stats_path("550e8400-e29b-41d4-a716-446655440000");
-    let url = format!("https://{}:{}{path}", agent::SERVER_NAME, address.port);
-    let status = async |token: Option<String>| {
-        let request = client.get(&url);
+    let stats = agent::stats_path("550e8400-e29b-41d4-a716-446655440000");
+    let image = agent::image_path(&"0".repeat(64), "raw");
+    let ask = async |method: Method, path: &str, token: Option<String>| {
+        let request = client.request(method, format!("https://{}:{}{path}", agent::SERVER_NAME, address.port));
         let request = token.iter().fold(request, |request, token| request.bearer_auth(token));
         anyhow::Ok(request.send().await?.status())
     };
+    let status = |token| ask(Method::GET, &stats, token);
     ensure!(status(None).await? == 401, "without a token");
     ensure!(status(Some("x".into())).await? == 401, "with something else");
     let cluster_wide = token(shared, "kvmoor-api-server", None).await?;
     ensure!(status(Some(cluster_wide)).await? == 401, "with a token for another audience");
-    let other = token(shared, "kvmoor-controller-node", Some(agent::AUDIENCE)).await?;
+    let other = token(shared, "kvmoor-controller-cluster", Some(agent::AUDIENCE)).await?;
     ensure!(status(Some(other)).await? == 403, "with another account's token");
     let good = token(shared, "kvmoor-api-server", Some(agent::AUDIENCE)).await?;
-    ensure!(status(Some(good)).await? == 404, "with a good token: there is no such virtual machine");
+    ensure!(status(Some(good.clone())).await? == 404, "with a good token: there is no such virtual machine");
+    ensure!(ask(Method::GET, &image, Some(good)).await? == 403, "the API server has no business with what images hold");
+    // Other hosts get images, and nothing else.
+    let unbound = token(shared, "kvmoor-controller-node", Some(agent::AUDIENCE)).await?;
+    ensure!(ask(Method::GET, &image, Some(unbound)).await? == 403, "with a token that was issued for no node");
+    let name = format!("controller-{}.peer-token", shared.cluster.node_name(0));
+    let node = std::fs::read_to_string(shared.cluster.dir().join("components").join(name))?;
+    ensure!(ask(Method::GET, &image, Some(node.clone())).await? == 404, "there is no such image");
+    ensure!(ask(Method::PUT, &image, Some(node.clone())).await? == 403, "a host takes no files from another");
+    ensure!(status(Some(node)).await? == 403, "nor serves it measurements");
     Ok(())
 }
 

@@ -22,7 +22,12 @@ use crate::number::optional_whole;
 #[serde(deny_unknown_fields)]
 pub struct CreateImage {
     /// What virtual machines give as `os_type`.
-    #[schema(example = "debian-13", min_length = 1, max_length = 63, pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    #[schema(
+        example = "debian-13",
+        min_length = 1,
+        max_length = 63,
+        pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+    )]
     pub name: String,
     /// Name for people.
     #[schema(example = "Debian 13", min_length = 1, max_length = 128)]

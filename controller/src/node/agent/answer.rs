@@ -1,6 +1,6 @@
 //! What is answered, and why not.
 
-pub use crate::https::answer::{Answer, Refusal, json, raw};
+pub use crate::https::answer::{Answer, Refusal, json, raw, whole};
 
 use super::super::hypervisor::{Class, HvError};
 

@@ -1,8 +1,8 @@
-//! What the host serves to the API server over HTTPS: measurements, displays, serial consoles and boot logs
-//! of its virtual machines; and what it takes from it, the files of images.
+//! What the host serves over HTTPS: to the API server measurements, displays, serial consoles and boot logs of its virtual
+//! machines, and it takes the files of images from it; to other hosts, the files of images.
 //!
-//! Both sides prove themselves. The API server brings a token of its service account for our audience, which the
-//! Kubernetes API confirms (`caller`); this side has a certificate made at its start, whose key never leaves the process
+//! Both sides prove themselves. The API server and other hosts bring a token of their service account for our audience,
+//! which the Kubernetes API confirms (`caller`); this side has a certificate made at its start, whose key never leaves the process
 //! and which stands in the Host, where only this node may write.
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use kvmoor_crds::HostAddress;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,8 @@ struct Agent {
     terminals: consoles::Consoles,
     lines: lines::Lines,
     serial_logs: PathBuf,
+    /// How many images may be given at once.
+    given: Arc<Semaphore>,
     /// Cancelled when the process is to end.
     stop: CancellationToken,
 }
@@ -98,12 +101,13 @@ pub async fn start(
     let agent = Arc::new(Agent {
         hypervisor,
         importer,
-        callers: caller::api_server(client, system_namespace),
+        callers: caller::callers(client, system_namespace),
         cpu: cpu::Samples::default(),
         displays: consoles::Consoles::default(),
         terminals: consoles::Consoles::default(),
         lines: lines::Lines::default(),
         serial_logs: args.serial_logs.clone(),
+        given: Arc::new(Semaphore::new(images::GIVEN_AT_ONCE)),
         stop: stop.clone(),
     });
     Ok((Endpoint { address, certificate }, https::serve(listener, TlsAcceptor::from(tls), agent, stop)))

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 
 use super::super::images::File;
 use super::answer::{Answer, Refusal};
+use super::caller::Caller;
 use super::{Agent, images, log, serial, stats, vnc};
 use crate::https::server::Handler;
 
@@ -17,14 +18,21 @@ impl Handler for Agent {
 }
 
 async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    if let Err(refusal) = agent.callers.admit(request.headers()).await {
+    let path = request.uri().path().to_owned();
+    let content = images::content(&path);
+    let expected = match (&content, request.method()) {
+        (Some(_), &Method::GET) => Caller::Node,
+        _ => Caller::ApiServer,
+    };
+    let admitted = agent.callers.admit(request.headers()).await.and_then(|caller| caller.must_be(expected));
+    if let Err(refusal) = admitted {
         // Who sends a file reads the answer only if nobody hangs up.
         File::of_body(request.into_body(), String::new()).let_go();
         return Err(refusal);
     }
-    let path = request.uri().path().to_owned();
-    if let Some(content) = images::content(&path) {
+    if let Some(content) = content {
         return match *request.method() {
+            Method::GET => images::get(agent, content).await,
             Method::PUT => images::put(agent, content, request).await,
             _ => Err(Refusal::not_found()),
         };

@@ -1,10 +1,8 @@
 //! The HTTP upgrade that the bytes of a console follow.
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, Refusal, whole};
 
 /// Refuses a request that does not ask for an upgrade to `protocol`.
 pub fn check(headers: &HeaderMap, protocol: &'static str) -> Result<(), Refusal> {
@@ -18,7 +16,7 @@ pub fn check(headers: &HeaderMap, protocol: &'static str) -> Result<(), Refusal>
 
 /// The answer after which `protocol` is spoken.
 pub fn answer(protocol: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::new()));
+    let mut answer = whole(Vec::new());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(protocol));

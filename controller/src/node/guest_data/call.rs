@@ -1,24 +1,15 @@
 //! One call of the cluster controller, over a connection that shows exactly the certificate in the leader's Lease.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use kvmoor_crds::guest_data::{self, Answer, SERVER_NAME};
-use kvmoor_crds::pinned;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use kvmoor_crds::guest_data::{self, Answer};
 use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::super::desired::Identity;
-use super::Endpoint;
+use crate::https::client::{self, Endpoint};
 
 /// Most bytes of an answer: the largest data in base64, and 64 keys of 8 KiB.
 const LARGEST: usize = 2 << 20;
@@ -48,13 +39,9 @@ pub async fn get(endpoint: &Endpoint, token_file: &Path, vm: &Identity) -> Resul
     // Read each time: the kubelet puts a new one there before the old one ends.
     let token = tokio::fs::read_to_string(token_file).await;
     let token = token.map_err(|error| CallError::Token(token_file.display().to_string(), error))?;
-    let request = Request::get(guest_data::path(&vm.namespace, &vm.name, &vm.uid))
-        .header(header::HOST, SERVER_NAME)
-        .header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| CallError::Unreachable(error.to_string()))?;
+    let path = guest_data::path(&vm.namespace, &vm.name, &vm.uid);
     let (status, body) =
-        exchange(endpoint, request).await.map_err(|error| CallError::Unreachable(error.to_string()))?;
+        exchange(endpoint, &path, &token).await.map_err(|error| CallError::Unreachable(error.to_string()))?;
     if status == StatusCode::OK {
         return serde_json::from_slice(&body).map_err(|_| CallError::Unreadable);
     }
@@ -68,16 +55,10 @@ pub async fn get(endpoint: &Endpoint, token_file: &Path, vm: &Identity) -> Resul
 
 async fn exchange(
     endpoint: &Endpoint,
-    request: Request<Empty<Bytes>>,
+    path: &str,
+    token: &str,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-    let certificate = CertificateDer::from_pem_slice(endpoint.certificate.as_bytes())?;
-    let stream = TcpStream::connect(&endpoint.address).await?;
-    stream.set_nodelay(true)?;
-    let connector = TlsConnector::from(Arc::new(pinned::client(certificate)?));
-    let stream = connector.connect(ServerName::try_from(SERVER_NAME)?, stream).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let answer = sender.send_request(request).await?;
+    let (answer, _connection) = client::get(endpoint, path, token).await?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), LARGEST).collect().await?.to_bytes();
     Ok((status, body))

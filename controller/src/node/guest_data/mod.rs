@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
-use kvmoor_crds::guest_data::{ADDRESS_ANNOTATION, Answer, CERTIFICATE_ANNOTATION, GuestData, Lack};
+use kvmoor_crds::guest_data::{ADDRESS_ANNOTATION, Answer, CERTIFICATE_ANNOTATION, GuestData, Lack, SERVER_NAME};
 use kvmoor_crds::names;
 
 use super::desired::Identity;
+use crate::https::client::Endpoint;
 use call::CallError;
 
 /// How long it may take in all.
@@ -30,13 +31,6 @@ pub enum Told {
     Lack(Lack),
     /// The cluster controller does not say; the text says why.
     Silent(String),
-}
-
-/// Where the cluster controller is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Endpoint {
-    address: String,
-    certificate: String,
 }
 
 /// The cluster controller, as a source of guests' data.
@@ -85,7 +79,7 @@ impl Source {
         let annotations = lease.and_then(|lease| lease.metadata.annotations).unwrap_or_default();
         let of = |key: &str| annotations.get(key).cloned();
         match (of(ADDRESS_ANNOTATION), of(CERTIFICATE_ANNOTATION)) {
-            (Some(address), Some(certificate)) => Ok(Endpoint { address, certificate }),
+            (Some(address), Some(certificate)) => Ok(Endpoint { address, certificate, server_name: SERVER_NAME }),
             _ => Err(CallError::Lease("no cluster controller has told where it listens".to_owned())),
         }
     }

@@ -9,7 +9,7 @@ use crate::delay::doubled;
 const SOON: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 /// Delays after a file that is not what it should be: the server would give the same again.
 const LATE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(1800));
-/// Delays while an image that somebody is to upload is nowhere: it costs nothing to look, and somebody waits.
+/// Delays while an image that is uploaded is not to be had: it costs nothing to look, and somebody waits.
 const WATCHFUL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 
 /// The reason of the condition.
@@ -21,8 +21,10 @@ pub enum Reason {
     SourceRefused,
     /// The file is not the one that the Image names.
     ChecksumMismatch,
-    /// Nobody has uploaded it to this host.
+    /// Nobody has uploaded it to any host.
     NotUploaded,
+    /// Other hosts have it, and none gives it.
+    SourceLost,
     /// The file is not of the format that the Image names, or the disk in it is too large.
     Invalid,
     /// The file is too large.
@@ -41,6 +43,7 @@ impl Reason {
             Self::SourceRefused => "ImageSourceRefused",
             Self::ChecksumMismatch => "ImageChecksumMismatch",
             Self::NotUploaded => "ImageNotUploaded",
+            Self::SourceLost => "ImageSourceLost",
             Self::Invalid | Self::TooLarge => "ImageInvalid",
             Self::PoolFull => "PoolFull",
             Self::PoolUnavailable => "StoragePoolUnavailable",
@@ -75,8 +78,13 @@ impl Failure {
 
     /// Nobody has uploaded the content of the Image of that name.
     pub fn not_uploaded(image: &str) -> Self {
-        let message = format!("an admin has to upload it to this host, with PUT /api/images/{image}/content?host=HOST");
+        let message = format!("an admin has to upload it, with PUT /api/images/{image}/content");
         Self { reason: Reason::NotUploaded, message }
+    }
+
+    /// The hosts that have it do not give it.
+    pub fn lost(message: String) -> Self {
+        Self { reason: Reason::SourceLost, message }
     }
 
     /// The longest delay before attempt `attempts + 1`.
@@ -84,7 +92,7 @@ impl Failure {
         let (first, longest) = match self.reason {
             Reason::DownloadFailed | Reason::PoolFull | Reason::PoolUnavailable => SOON,
             Reason::SourceRefused | Reason::ChecksumMismatch | Reason::Invalid | Reason::TooLarge => LATE,
-            Reason::NotUploaded => WATCHFUL,
+            Reason::NotUploaded | Reason::SourceLost => WATCHFUL,
         };
         doubled(first, attempts, longest)
     }
@@ -96,6 +104,7 @@ impl Failure {
             Reason::SourceRefused => "choose another source, or ask the operator",
             Reason::ChecksumMismatch => "an Image with the right url and sha256 must take its place",
             Reason::NotUploaded => "it goes on by itself then",
+            Reason::SourceLost => "it is tried again; bring that host back, or upload it to this one with ?host=",
             Reason::Invalid | Reason::TooLarge => "an Image of a file that is fine must take its place",
             Reason::PoolFull => "make room in the host's storage pool; it is tried again",
             Reason::PoolUnavailable => "look after the host's storage pool; it is tried again",

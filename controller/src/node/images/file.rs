@@ -8,6 +8,7 @@ use http_body_util::BodyDataStream;
 use hyper::body::{Body, Bytes, Incoming};
 
 use super::failure::Failure;
+use crate::https::client::Connection;
 
 /// How long nothing may come.
 pub const IDLE: Duration = Duration::from_secs(30);
@@ -19,6 +20,8 @@ pub struct File {
     /// Its length, where whoever sends it says it.
     pub length: Option<u64>,
     bytes: BoxStream<'static, Result<Bytes, Failure>>,
+    /// What it comes over, where somebody has to hold that.
+    connection: Option<Connection>,
 }
 
 impl File {
@@ -27,7 +30,7 @@ impl File {
         length: Option<u64>,
         bytes: impl stream::Stream<Item = Result<Bytes, Failure>> + Send + 'static,
     ) -> Self {
-        Self { length, bytes: bytes.boxed() }
+        Self { length, bytes: bytes.boxed(), connection: None }
     }
 
     /// The file that is the body of a request or an answer. `whose` says for people who sends it.
@@ -45,6 +48,11 @@ impl File {
         Self::new(length, stream::try_unfold((whose, BodyDataStream::new(body)), next))
     }
 
+    /// The same, holding what it comes over.
+    pub fn over(self, connection: Connection) -> Self {
+        Self { connection: Some(connection), ..self }
+    }
+
     /// The next bytes; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         self.bytes.try_next().await
@@ -53,6 +61,11 @@ impl File {
     /// Takes what still comes, for a while, and throws it away: who is still sending reads the answer only if nobody
     /// hangs up.
     pub fn let_go(self) {
-        tokio::spawn(tokio::time::timeout(LINGER, self.bytes.for_each(|_| std::future::ready(()))));
+        let Self { bytes, connection, .. } = self;
+        tokio::spawn(async move {
+            let _connection = connection;
+            // Whether it ended does not matter.
+            drop(tokio::time::timeout(LINGER, bytes.for_each(|_| std::future::ready(()))).await);
+        });
     }
 }

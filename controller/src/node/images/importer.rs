@@ -18,6 +18,7 @@ use super::super::observe::Observed;
 use super::attend::{Import, percent};
 use super::failure::Failure;
 use super::fetch::Fetcher;
+use super::peers::Peers;
 use super::record::Content;
 use super::transfer::{self, Progress};
 use super::upload::Uploads;
@@ -43,7 +44,7 @@ pub struct Source {
 pub enum Place {
     /// On a server.
     Url(String),
-    /// Where an admin uploads it.
+    /// On the hosts that have it since an admin uploaded it to one of them.
     Upload {
         /// Name of the Image.
         image: String,
@@ -55,6 +56,15 @@ impl Source {
     pub fn is_uploaded(&self) -> bool {
         matches!(self.place, Place::Upload { .. })
     }
+}
+
+/// What images are got by.
+#[derive(Clone)]
+pub struct Sources {
+    /// From servers.
+    pub fetcher: Fetcher,
+    /// From other hosts.
+    pub peers: Peers,
 }
 
 /// How large images may be.
@@ -72,7 +82,7 @@ pub struct Importer(Arc<Shared>);
 
 struct Shared {
     libvirt: Arc<Libvirt>,
-    fetcher: Fetcher,
+    sources: Sources,
     limits: Limits,
     entries: Mutex<HashMap<Source, Entry>>,
     turns: Semaphore,
@@ -100,7 +110,7 @@ impl Importer {
     /// An importer that wakes those who wait through `wake`, and tells `changed` whenever there is news.
     pub fn new(
         libvirt: Arc<Libvirt>,
-        fetcher: Fetcher,
+        sources: Sources,
         limits: Limits,
         wake: mpsc::UnboundedSender<ObjectRef<Root>>,
         changed: Arc<Notify>,
@@ -108,7 +118,7 @@ impl Importer {
     ) -> Self {
         let turns = Semaphore::new(AT_ONCE);
         let (entries, uploads, ended) = (Mutex::default(), Arc::default(), Notify::new());
-        Self(Arc::new(Shared { libvirt, fetcher, limits, entries, turns, uploads, wake, changed, ended, stop }))
+        Self(Arc::new(Shared { libvirt, sources, limits, entries, turns, uploads, wake, changed, ended, stop }))
     }
 
     /// Sees to the image of a virtual machine that was observed to lack it.
@@ -270,7 +280,7 @@ async fn run(importer: Importer, source: Source, progress: Arc<Progress>) {
         };
         let started = Instant::now();
         tracing::info!(image.sha256 = source.content.sha256, "importing an image");
-        let result = transfer::import(&shared.libvirt, &shared.fetcher, &shared.limits, &source, &progress).await;
+        let result = transfer::import(&shared.libvirt, &shared.sources, &shared.limits, &source, &progress).await;
         let (bytes, duration_ms) = (progress.bytes.load(Ordering::Relaxed), started.elapsed().as_millis());
         match &result {
             Ok(()) => tracing::info!(image.sha256 = source.content.sha256, bytes, duration_ms, "imported"),

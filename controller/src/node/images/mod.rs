@@ -2,7 +2,7 @@
 //! it starts from, and to the end of what nobody uses.
 //!
 //! ```text
-//!   reconcile ── want ──> importer ── fetch ──> guard          what comes is hashed, its header is checked, and it is
+//!   reconcile ── want ──> importer ── fetch, peers ──> guard          what comes is hashed, its header is checked, and it is
 //!       ^                    │                                 written into a volume with a name of its own
 //!       ├──── wakes ─────────┴──> volume, then record          the record makes it an image, see `record`
 //!       └──── wakes ─── upload <── agent                       the same for what somebody sends
@@ -20,6 +20,7 @@ mod file;
 mod guard;
 mod importer;
 mod keep;
+mod peers;
 mod qcow2;
 #[cfg(test)]
 mod qcow2_tests;
@@ -32,11 +33,12 @@ mod upload;
 pub use attend::{Import, obstacle};
 pub use failure::{Failure, Reason};
 pub use fetch::Fetcher;
-pub use file::File;
+pub use file::{File, IDLE};
 pub use guard::Guard;
-pub use importer::{Importer, Limits, Place, Source};
+pub use importer::{Importer, Limits, Place, Source, Sources};
 pub use keep::{Keeper, keep, sources};
-pub use transfer::Stored;
+pub use peers::Peers;
+pub use transfer::{Stored, TOTAL};
 pub use upload::NotStored;
 
 /// Reason of the condition while an image is being imported: no failure, only a wait.

@@ -12,15 +12,15 @@ use super::super::hypervisor::Hypervisor;
 use super::super::hypervisor::libvirt::{Libvirt, Piece};
 use super::attend::Import;
 use super::failure::{Failure, Reason};
-use super::fetch::Fetcher;
 use super::file::File;
-use super::importer::{Limits, Place, Source};
+use super::importer::{Limits, Place, Source, Sources};
+use super::peers;
 use super::qcow2::{self, HEAD};
 use super::raw;
 use super::record::{Content, Record};
 
 /// No import may take longer.
-const TOTAL: Duration = Duration::from_secs(4 * 3600);
+pub const TOTAL: Duration = Duration::from_secs(4 * 3600);
 /// What is left for libvirt to end after the last byte came.
 const FINISH: Duration = Duration::from_secs(120);
 /// Pieces on their way from who sends them to libvirt: they are of 8 to 64 KiB.
@@ -70,7 +70,7 @@ pub enum Stored {
 /// ended too.
 pub async fn import(
     libvirt: &Libvirt,
-    fetcher: &Fetcher,
+    sources: &Sources,
     limits: &Limits,
     source: &Source,
     progress: &Progress,
@@ -78,11 +78,18 @@ pub async fn import(
     if is_there(libvirt, &source.content).await? {
         return Ok(());
     }
-    let mut file = match &source.place {
-        Place::Url(url) => fetcher.open(url).await?,
-        Place::Upload { image } => return Err(Failure::not_uploaded(image)),
+    let (mut file, host) = match &source.place {
+        Place::Url(url) => (sources.fetcher.open(url).await?, None),
+        Place::Upload { image } => {
+            let (host, file) = sources.peers.open(image, &source.content).await?;
+            (file, Some(host))
+        }
     };
-    write(libvirt, limits, &source.content, progress, &mut file).await.map(drop)
+    let written = write(libvirt, limits, &source.content, progress, &mut file).await;
+    match (written, host) {
+        (Err(failure), Some(host)) => Err(peers::blame(&host, failure)),
+        (written, _) => written.map(drop),
+    }
 }
 
 /// Stores what somebody sends, with the same outcome.

@@ -3,7 +3,7 @@
 use hyper::body::Bytes;
 use quick_xml::Reader;
 use quick_xml::events::Event;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, Sender};
 use virt::connect::Connect;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
@@ -14,6 +14,9 @@ use super::super::super::xml::Element;
 use super::super::{Class, HvError, ImageFacts};
 use super::{error, volume};
 use crate::fault::side_effect;
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 64 << 10;
 
 /// A part of what is uploaded.
 pub enum Piece {
@@ -115,6 +118,29 @@ pub fn receive(
     stream.finish().map_err(|source| error::from(op, &source))?;
     side_effect();
     Ok(())
+}
+
+/// Reads a volume, to its end or until nobody listens any more.
+pub fn send(connect: &Connect, pool_name: &str, name: &str, pieces: &Sender<Bytes>) -> Result<(), HvError> {
+    let op = "read the image";
+    let pool = volume::pool(connect, pool_name)?;
+    let found = pool.lookup_storage_vol_by_name(name).map_err(|source| error::from(op, &source))?;
+    let stream = Stream::new(connect, 0).map_err(|source| error::from(op, &source))?;
+    found.download(&stream, 0, 0, 0).map_err(|source| error::from(op, &source))?;
+    let mut buffer = vec![0_u8; READ_BYTES];
+    let ended = loop {
+        match stream.recv(&mut buffer) {
+            Ok(0) => break stream.finish(),
+            Ok(count) => {
+                let bytes = buffer.get(..usize::try_from(count).unwrap_or_default()).unwrap_or_default();
+                if pieces.blocking_send(Bytes::copy_from_slice(bytes)).is_err() {
+                    break stream.abort();
+                }
+            }
+            Err(source) => break Err(source),
+        }
+    };
+    ended.map_err(|source| error::from(op, &source))
 }
 
 /// What the pool holds of imported images, and, if asked, what stands on them.

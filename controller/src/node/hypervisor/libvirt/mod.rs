@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
 use kvmoor_crds::agent::Stats;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -142,6 +143,18 @@ impl Libvirt {
         let (pool, volume) = (self.settings.pool.clone(), volume.to_owned());
         let receive = move |connect: &Connect| image::receive(connect, &pool, &volume, length, pieces);
         self.call("write the image", deadline, receive).await
+    }
+
+    /// Reads a volume, to its end or until nobody listens any more.
+    pub async fn send_image(
+        &self,
+        volume: &str,
+        pieces: mpsc::Sender<Bytes>,
+        deadline: Duration,
+    ) -> Result<(), HvError> {
+        let (pool, volume) = (self.settings.pool.clone(), volume.to_owned());
+        let send = move |connect: &Connect| image::send(connect, &pool, &volume, &pieces);
+        self.call("read the image", deadline, send).await
     }
 
     /// The record of an imported image, if all of it is there.
