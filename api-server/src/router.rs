@@ -38,6 +38,7 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(vms::list::list_vms, vms::create::create_vm))
         .routes(routes!(vms::get::get_vm, vms::delete::delete_vm))
         .routes(routes!(vms::action::act_on_vm))
+        .routes(routes!(vms::clone::clone_vm))
         .routes(routes!(vms::disks::attach_disk))
         .routes(routes!(vms::disks::grow_disk, vms::disks::detach_disk))
         .routes(routes!(vms::events::list_vm_events))

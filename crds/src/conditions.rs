@@ -46,6 +46,8 @@ pub mod reasons {
     pub const HOST_FULL: &str = "HostFull";
     /// There is no class of that name; the message has those that are there.
     pub const CLASS_NOT_FOUND: &str = "ClassNotFound";
+    /// There is no virtual machine of that name to clone.
+    pub const SOURCE_MISSING: &str = "SourceMissing";
     /// A host was chosen.
     pub const PLACED: &str = "Placed";
     /// No host fits; the message says why each does not.

@@ -37,7 +37,7 @@ pub use restore::{RestorePhase, VirtualMachineRestore, VirtualMachineRestoreSpec
 pub use snapshot::{SnapshotPhase, VirtualMachineSnapshot, VirtualMachineSnapshotSpec, VirtualMachineSnapshotStatus};
 pub use user::{SecretReference, User, UserRole, UserSpec, UserStatus};
 pub use virtual_machine::{
-    Address, AddressType, AdmittedResources, CloudInit, ExtraDisk, Firmware, Network, NetworkType, Phase,
+    Address, AddressType, AdmittedResources, CloneSource, CloudInit, ExtraDisk, Firmware, Network, NetworkType, Phase,
     PhaseTransition, PowerState, Requests, ResourcesInForce, RestartPolicy, RootDisk, SecretKeyReference,
     VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
 };

@@ -110,6 +110,11 @@ pub fn seed_volume(uid: &str) -> String {
     format!("kvmoor-{uid}-seed.img")
 }
 
+/// The storage volume that says how far the copying of a clone's disks is, while it is being made.
+pub fn clone_record(uid: &str) -> String {
+    format!("kvmoor-{uid}-clone.record")
+}
+
 /// The prefix of all storage volumes of a virtual machine.
 pub fn volume_prefix(uid: &str) -> String {
     format!("kvmoor-{uid}-")

@@ -27,6 +27,8 @@ use crate::quantity::quantity_schema;
     doc = "A virtual machine on one of the cluster's KVM hosts.",
     validation = Rule::new("self.metadata.name.size() <= 63")
         .message("the name is the guest's host name too: use at most 63 characters"),
+    validation = Rule::new("!has(self.spec.source) || self.spec.source.vmName != self.metadata.name")
+        .message("a virtual machine is not its own source"),
     // What was not admitted may be taken back: no disk has grown for it.
     validation = Rule::new("has(self.status) && has(self.status.conditions) && self.status.conditions.exists(c, c.type == 'Admitted' && c.status == 'False') || !has(oldSelf.spec.disk) || !has(oldSelf.spec.disk.size) || has(self.spec.disk) && has(self.spec.disk.size) && (!isQuantity(self.spec.disk.size) || quantity(self.spec.disk.size).compareTo(quantity(oldSelf.spec.disk.size)) >= 0)")
         .message("a disk only grows: disk.size cannot be taken away or be smaller than before"),
@@ -46,6 +48,8 @@ use crate::quantity::quantity_schema;
         .message("give either className, or cpu and memory"),
     validation = Rule::new("has(self.osType) == has(oldSelf.osType) && (!has(self.osType) || self.osType == oldSelf.osType)")
         .message("osType cannot change: the disk was made from it; create another virtual machine"),
+    validation = Rule::new("has(self.source) == has(oldSelf.source) && (!has(self.source) || self.source == oldSelf.source)")
+        .message("source cannot change: the disks were copied from it; create another virtual machine"),
     validation = Rule::new("self.networks == oldSelf.networks").message("networks cannot change after creation"),
     validation = Rule::new("self.firmware == oldSelf.firmware").message("firmware cannot change after creation"),
     validation = Rule::new("self.tpm == oldSelf.tpm").message("tpm cannot change after creation"),
@@ -80,7 +84,11 @@ pub struct VirtualMachineSpec {
     )]
     pub memory: Quantity,
 
-    /// Name of the Image that the root disk starts from. Where there is no such Image, the root disk is blank and a condition says so.
+    /// The virtual machine that this one is a clone of: its disks begin as copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<CloneSource>,
+
+    /// Name of the Image that the root disk starts from. Where there is no such Image, the root disk is blank and a condition says so. With source it is the source's, and can be left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub os_type: Option<String>,
@@ -89,7 +97,7 @@ pub struct VirtualMachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<RootDisk>,
 
-    /// More disks, blank at first, in the order in which the guest sees them. One that is added is attached to the guest that runs; one that is left out is detached and deleted with its data, unless snapshots hold it.
+    /// More disks, in the order in which the guest sees them; blank at first, or copies of the source's disks of the same names. One that is added is attached to the guest that runs; one that is left out is detached and deleted with its data, unless snapshots hold it.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -157,11 +165,24 @@ fn default_grace() -> i64 {
     30
 }
 
+/// What a clone is made of. It is on the same host, and has to be off while its disks are copied; afterwards neither knows of the other. The clone has its own host name, addresses and instance id.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CloneSource {
+    /// Name of a virtual machine in the same namespace.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub vm_name: String,
+    /// Name of one of its VirtualMachineSnapshots: the disks are as they were then, without what was in the guest's memory. Where it is missing: as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub snapshot_name: Option<String>,
+}
+
 /// The root disk of a virtual machine.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RootDisk {
-    /// Size as the guest sees it, such as 20Gi; no smaller than the image's disk. Where it is missing: 10Gi, or the image's size where that is larger. It only grows, also while the guest runs; what was not admitted may be taken back. At most 64Ti.
+    /// Size as the guest sees it, such as 20Gi; no smaller than the disk of the image or the source. Where it is missing: 10Gi, or the image's size where that is larger; with source, the size of the source's. It only grows, also while the guest runs; what was not admitted may be taken back. At most 64Ti.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::quantity::optional_quantity_schema")]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Ti')) <= 0").message("size must be a quantity from 1Mi to 64Ti"))]
@@ -417,7 +438,7 @@ pub struct AdmittedResources {
     /// Sizes of all disks together.
     #[schemars(schema_with = "quantity_schema")]
     pub disk: Quantity,
-    /// Least size of the root disk, where the class says it and not the virtual machine.
+    /// Least size of the root disk, where the class or the source says it and not the virtual machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::quantity::optional_quantity_schema")]
     pub root_disk: Option<Quantity>,

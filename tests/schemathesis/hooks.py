@@ -196,7 +196,7 @@ def after_call(context, case, response):
         return
     operation = operation_id(case)
     number = response.json().get("id")
-    if operation == "create_vm":
+    if operation in ("create_vm", "clone_vm"):
         keep_vm(number)
     elif operation == "create_snapshot":
         given["snapshots"].add(number)

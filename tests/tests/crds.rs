@@ -84,6 +84,8 @@ fn kinds() -> Vec<Kind> {
                 json!({ "disks": [{ "name": "data", "size": "1Gi" }], "networks": [] }),
                 json!({ "cloudInit": { "sshAuthorizedKeys": ["ssh-ed25519 AAAA x@y"] } }),
                 json!({ "className": "small", "cpu": null, "memory": null }),
+                json!({ "source": { "vmName": "other" }, "osType": null }),
+                json!({ "source": { "vmName": "other", "snapshotName": "before" } }),
             ],
             refused: vec![
                 (json!({ "cpu": 0 }), "greater than or equal to 1"),
@@ -107,6 +109,10 @@ fn kinds() -> Vec<Kind> {
                 (json!({ "displayName": "" }), "should be at least 1"),
                 (json!({ "osType": "../etc/passwd" }), "should match"),
                 (json!({ "osType": "-x" }), "should match"),
+                (json!({ "source": { "vmName": "vm" } }), "is not its own source"),
+                (json!({ "source": { "vmName": "../x" } }), "should match"),
+                (json!({ "source": { "snapshotName": "before" } }), "Required value"),
+                (json!({ "source": { "vmName": "other", "snapshotName": "" } }), "should be at least 1"),
                 (json!({ "disk": { "size": "0" } }), "size must be a quantity from 1Mi to 64Ti"),
                 (json!({ "disk": { "size": "65Ti" } }), "size must be a quantity from 1Mi to 64Ti"),
                 (json!({ "disks": [{ "name": "a/b", "size": "1Gi" }] }), "should match"),
@@ -134,6 +140,7 @@ fn kinds() -> Vec<Kind> {
             frozen: vec![
                 (json!({ "osType": "other" }), "osType cannot change"),
                 (json!({ "osType": null }), "osType cannot change"),
+                (json!({ "source": { "vmName": "other" } }), "source cannot change"),
                 (json!({ "disk": { "size": "1Mi" } }), "a disk only grows"),
                 (json!({ "disk": null }), "a disk only grows"),
                 (json!({ "disks": [{ "name": "a", "size": "1Mi" }] }), "a disk only grows"),

@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use kvmoor_crds::{PowerState, RootDisk, VirtualMachine, VirtualMachineSpec, names, quantity};
 use serde_json::json;
 
+use super::clone::CloneOf;
 use super::disks::NewDisk;
 use super::guest_data::{self, GuestData};
 use super::name;
@@ -44,6 +45,8 @@ pub struct NewVm {
     pub guest_data: GuestData,
     /// Whether to start it.
     pub start: bool,
+    /// What it is a clone of; what that says of disks and networks holds then.
+    pub clone_of: Option<CloneOf>,
 }
 
 /// CPUs and memory of a virtual machine.
@@ -76,6 +79,10 @@ impl NewVm {
             disks: self.disks.iter().map(NewDisk::in_spec).collect(),
             power_state: if self.start { PowerState::Running } else { PowerState::Stopped },
             ..defaults
+        };
+        let spec = match &self.clone_of {
+            None => spec,
+            Some(clone_of) => clone_of.complete(spec),
         };
         let mut object = VirtualMachine::new(&name::generate(&self.name), spec);
         let cloud_init = guest_data::cloud_init(&object.name_any(), &self.guest_data, &self.ssh_authorized_keys);
@@ -182,6 +189,7 @@ mod tests {
             ssh_authorized_keys: vec![],
             guest_data: GuestData::default(),
             start: true,
+            clone_of: None,
         };
         let object = new.object().unwrap();
         assert!(object.name_any().starts_with("my-vm-"));

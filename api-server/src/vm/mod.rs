@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod apply;
+pub mod clone;
 pub mod create;
 pub mod delete;
 pub mod disks;

@@ -10,6 +10,7 @@ use kvmoor_crds::{Image, ImageSpec, VirtualMachine};
 use tokio::sync::Notify;
 
 use super::backoff::Backoff;
+use super::clones::Copier;
 use super::execute::Failure;
 use super::guest_data::Source;
 use super::images::Importer;
@@ -19,6 +20,7 @@ use super::publish::Written;
 use super::queue::Queue;
 use super::retries::Retries;
 use super::tell::AllTold;
+use super::turns::Turns;
 
 /// The root of the controller: a virtual machine, or one that cannot be read.
 pub type Root = DeserializeGuard<VirtualMachine>;
@@ -45,6 +47,12 @@ pub struct Context<H> {
     pub presses: Presses,
     /// When guests halted by a disk error were let run again.
     pub retries: Retries,
+    /// The virtual machines of this host.
+    pub machines: Store<Root>,
+    /// Copies of disks, for clones.
+    pub copier: Copier,
+    /// Whose turn it is with a virtual machine's disks.
+    pub turns: Turns,
     /// Which object has which UID, for domain events.
     pub known: Arc<Known>,
     /// Snapshots and restores that are asked for.
@@ -69,6 +77,7 @@ impl<H> Context<H> {
         self.api_failures.succeeded(uid);
         self.presses.forget(uid);
         self.retries.forget(uid);
+        self.copier.forget(uid);
         self.known.forget(uid);
     }
 

@@ -93,6 +93,8 @@ pub struct Machine {
     pub features: Vec<HostFeature>,
     /// Network interfaces.
     pub nics: Vec<Interface>,
+    /// What its disks begin as copies of.
+    pub source: Option<CloneOf>,
     /// The root disk.
     pub root: Root,
     /// The other disks.
@@ -154,6 +156,15 @@ pub struct Root {
     pub image: Option<Image>,
     /// The osType for which there is no Image.
     pub unknown_os: Option<String>,
+}
+
+/// What a clone is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloneOf {
+    /// Name of the virtual machine, in the same namespace.
+    pub vm_name: String,
+    /// Name of one of its snapshots.
+    pub snapshot_name: Option<String>,
 }
 
 /// The image of a root disk.
@@ -304,7 +315,12 @@ pub fn parse(
     let cpu = cpu.ok_or_else(|| Invalid { field: "spec.cpu", message: "must be at least 1".to_owned() })?;
     let size = spec.disk.as_ref().and_then(|disk| disk.size.as_ref());
     let sized = size.or(admitted.root_disk.as_ref());
-    let root = Root { is_explicit: size.is_some(), ..root(spec.os_type.as_deref(), sized, uid, image)? };
+    let source = spec.source.as_ref();
+    let source =
+        source.map(|source| CloneOf { vm_name: source.vm_name.clone(), snapshot_name: source.snapshot_name.clone() });
+    // What a clone's disk stands on is its source's.
+    let os_type = spec.os_type.as_deref().filter(|_| source.is_none());
+    let root = Root { is_explicit: size.is_some(), ..root(os_type, sized, uid, image)? };
     let disks = spec.disks.iter().map(|disk| {
         Ok(Extra {
             volume: names::extra_volume(uid, &disk.name),
@@ -324,6 +340,7 @@ pub fn parse(
         tpm: spec.tpm,
         features: spec.host_features(),
         nics: spec.networks.iter().map(|network| interface(uid, network)).collect(),
+        source,
         root,
         disks: disks.collect::<Result<_, _>>()?,
         disk_admitted: bytes("status.admitted.disk", &admitted.disk)?,

@@ -211,6 +211,7 @@ impl Model {
             image: None,
             disks: Some(disks),
             import: None,
+            cloned: Default::default(),
             volumes: Vec::new(),
             room: None,
             remembered: Default::default(),

@@ -91,6 +91,8 @@ async fn perform(hypervisor: &impl Hypervisor, uid: &str, step: &Step) -> Result
         Step::GrowDisk { volume, bytes } => hypervisor.grow_disk(uid, volume, *bytes).await,
         Step::AttachDisk(disk) => hypervisor.attach_disk(uid, disk).await,
         Step::DetachDisk(volume) => hypervisor.detach_disk(uid, volume).await,
+        Step::GoBack(snapshot) => hypervisor.go_back(uid, snapshot).await,
+        Step::ForgetSnapshots(names) => hypervisor.forget_snapshots(uid, names).await,
         Step::DeleteVolume(name) => hypervisor.delete_volume(name).await,
         Step::GrowCpus(to) => hypervisor.grow_cpus(uid, *to).await,
         Step::GrowMemory(to) => hypervisor.grow_memory(uid, *to).await,
@@ -121,6 +123,7 @@ fn explain(step: &Step, error: &HvError) -> Failure {
         }
         (_, Step::AttachDisk(_)) => ("DiskAttachFailed", "it is tried again"),
         (_, Step::DetachDisk(_)) => ("DiskDetachPending", "unmount it in the guest; it is tried again"),
+        (_, Step::GoBack(_) | Step::ForgetSnapshots(_)) => ("CloneFailed", "it is tried again"),
         (_, Step::Start { .. }) => ("StartFailed", "it is tried again"),
         (_, Step::Define(..)) => ("DefineFailed", "it is tried again"),
         (_, Step::WriteSeed(_) | Step::EnsureVolume(_) | Step::DeleteVolume(_)) => {

@@ -34,6 +34,15 @@ impl Halt {
     }
 }
 
+/// What is done with a clone's copies before the domain is as any other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settling {
+    /// The snapshot in them that is to be gone back to.
+    pub apply: Option<String>,
+    /// The snapshots in them that are to be deleted.
+    pub snapshots: Vec<String>,
+}
+
 /// The element's content. Times are milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {
@@ -71,6 +80,9 @@ pub struct Metadata {
     pub crashed_at: Option<i64>,
     /// Names of the disks beside the root disk that are, or may be, there.
     pub disks: Vec<String>,
+    /// What is left to do with the copies that a clone's disks are. Until it is done, nothing else is done with the
+    /// domain.
+    pub settling: Option<Settling>,
     /// UID of the restore that was begun. Until it is done or given up, nothing else is done with the domain.
     pub restoring: Option<String>,
     /// UID of the restore that made the domain what it is. It comes with the snapshot's own configuration, in which it
@@ -118,6 +130,7 @@ impl Metadata {
             crashes,
             crashed_at,
             disks,
+            settling,
             restoring,
             restored,
         } = self;
@@ -141,6 +154,8 @@ impl Metadata {
             ("crashedAt", crashed_at.map(|time| time.to_string())),
             // Names have no spaces.
             ("disks", (!disks.is_empty()).then(|| disks.join(" "))),
+            ("settling", settling.as_ref().map(|settling| settling.snapshots.join(" "))),
+            ("apply", settling.as_ref().and_then(|settling| settling.apply.clone())),
             ("restoring", restoring.clone()),
             ("restored", restored.clone()),
         ];
@@ -194,6 +209,10 @@ impl Metadata {
             crashes: number("crashes").and_then(|count| u32::try_from(count).ok()).unwrap_or_default(),
             crashed_at: number("crashedAt"),
             disks: text("disks").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+            settling: text("settling").map(|snapshots| Settling {
+                apply: text("apply"),
+                snapshots: snapshots.split_whitespace().map(str::to_owned).collect(),
+            }),
             restoring: text("restoring"),
             restored: text("restored"),
         })
@@ -224,11 +243,13 @@ mod tests {
             crashes: 4,
             crashed_at: Some(18),
             disks: vec!["data".into(), "more".into()],
+            settling: Some(Settling { apply: Some("s2".into()), snapshots: vec!["s1".into(), "s2".into()] }),
             restoring: Some("r2".into()),
             restored: Some("r1".into()),
         };
         let empty = Metadata { uid: "u".into(), ..Metadata::default() };
-        for metadata in [full, empty] {
+        let settling = Metadata { settling: Some(Settling::default()), ..empty.clone() };
+        for metadata in [full, empty, settling] {
             assert_eq!(Metadata::parse(&metadata.to_bare_element().render()).as_ref(), Some(&metadata));
             assert_eq!(Metadata::parse(&metadata.to_element().render()), Some(metadata));
         }

@@ -25,12 +25,14 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kvmoor_crds::{Image, VirtualMachineRestore, VirtualMachineSnapshot};
 use kvmoor_telemetry::Telemetry;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 mod advance;
 mod agent;
 mod args;
 mod backoff;
+mod clones;
 mod context;
 mod desired;
 mod disk_steps;
@@ -61,16 +63,19 @@ mod snapshot_xml;
 mod status;
 mod sweep;
 mod tell;
+mod turns;
 mod volume_xml;
 mod xml;
 
 pub use args::Args;
 
+use clones::Copier;
 use context::{Context, Known, Presses, Root};
 use hypervisor::libvirt::{EventSource, Libvirt, Settings};
 use images::{Fetcher, Guard, Importer, Limits, Peers, Sources};
 use metrics::Metrics;
 use queue::{Queue, RestoreRoot, SnapshotRoot};
+use turns::Turns;
 
 /// Everything is looked at this often, whatever events say.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -115,7 +120,8 @@ pub async fn run(
     let connection = hypervisor.connection();
     spawn(Box::pin(telemetry.serve(move || connection.is_up())));
     spawn(Box::pin(metrics.clone().watch(hypervisor.connection())));
-    let (importer, imported) = importer(&args, &client, &hypervisor, &background)?;
+    let (wake, woken) = tokio::sync::mpsc::unbounded_channel();
+    let importer = importer(&args, &client, &hypervisor, wake.clone(), &background)?;
     let serving = agent::Serving {
         client: client.clone(),
         hypervisor: Arc::clone(&hypervisor),
@@ -156,6 +162,8 @@ pub async fn run(
         keep_unused: args.keep_unused_images,
     })));
 
+    let turns = Turns::default();
+    let copier = Copier::new(Arc::clone(&hypervisor), turns.clone(), Arc::clone(&known), wake, background.clone());
     let ctx = Arc::new(Context {
         client,
         node_name: args.node_name.clone(),
@@ -167,6 +175,9 @@ pub async fn run(
         api_failures: Default::default(),
         presses: Presses::default(),
         retries: Default::default(),
+        machines: machines.clone(),
+        copier,
+        turns,
         known: Arc::clone(&known),
         queue,
         told: Default::default(),
@@ -178,10 +189,11 @@ pub async fn run(
     spawn(Box::pin(orphans::release(Arc::clone(&ctx), machines.clone())));
     spawn(Box::pin(sweep_regularly(Arc::clone(&ctx), machines.clone())));
     let (changed, resync) = triggers(events, known);
+    let woken = stream::unfold(woken, |mut woken| async { Some((woken.recv().await?, woken)) });
     tracing::info!(host.name = args.node_name, "watching the virtual machines of this host");
     let reconciles = controller
         .with_config(Config::default().concurrency(args.concurrency))
-        .reconcile_on(stream::select(stream::select(changed, imported), asked))
+        .reconcile_on(stream::select(stream::select(changed, woken), asked))
         .reconcile_all_on(resync)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile::reconcile, reconcile::error_policy, ctx)
@@ -226,22 +238,20 @@ async fn watch_images(
     Ok(store)
 }
 
-/// What imports images, and the virtual machines that it wakes.
+/// What imports images.
 fn importer(
     args: &Args,
     client: &Client,
     hypervisor: &Arc<Libvirt>,
+    wake: UnboundedSender<ObjectRef<Root>>,
     stop: &CancellationToken,
-) -> anyhow::Result<(Importer, impl Stream<Item = ObjectRef<Root>> + Send + use<>)> {
+) -> anyhow::Result<Importer> {
     let guard = Guard::new(args.image_sources_allowed.clone(), args.image_sources_denied.clone());
     let fetcher = Fetcher::new(guard).context("cannot set up the download of images")?;
     let peers = Peers::new(client.clone(), args.peer_token_file.clone(), args.node_name.clone());
     let sources = Sources { fetcher, peers };
     let limits = Limits { file: args.largest_image, virtual_size: args.largest_image_disk };
-    let (wake, woken) = tokio::sync::mpsc::unbounded_channel();
-    let importer = Importer::new(Arc::clone(hypervisor), sources, limits, wake, Arc::default(), stop.clone());
-    let woken = stream::unfold(woken, |mut woken| async { Some((woken.recv().await?, woken)) });
-    Ok((importer, woken))
+    Ok(Importer::new(Arc::clone(hypervisor), sources, limits, wake, Arc::default(), stop.clone()))
 }
 
 /// All snapshots and restores of this host, kept up to date, and the virtual machines that they are about whenever one

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use kvmoor_crds::names;
 
+use super::clones::Cloned;
 use super::desired::{Desired, Machine, Origin};
 use super::disks;
 use super::guest_data::Told;
@@ -39,6 +40,8 @@ pub struct Facts {
     pub disks: Option<DiskFacts>,
     /// Where its import stands, if it is not there and is to be imported.
     pub import: Option<Import>,
+    /// Where its disks stand, if it is a clone. Looked at only while there is no domain.
+    pub cloned: Cloned,
     /// Volumes of the virtual machine. Looked up only when it is to be gone.
     pub volumes: Vec<String>,
     /// What this process did before.
@@ -76,6 +79,7 @@ async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Reme
         import: None,
         room: None,
         disks: None,
+        cloned: Cloned::Unknown,
         volumes: Vec::new(),
         remembered,
         told: Told::NotAsked,

@@ -147,6 +147,7 @@ fn over(operation: &Operation, metadata: &Metadata, snapshot: Option<&SnapshotFa
 fn is_changing(machine: &Machine, domain: &Domain) -> bool {
     let is_on = domain.power.is_active();
     domain.metadata.restoring.is_some()
+        || domain.metadata.settling.is_some()
         || domain.metadata.stopping.is_some()
         || matches!(domain.power, Power::Busy | Power::GoingDown)
         || (is_on && machine.power == PowerState::Stopped)

@@ -36,6 +36,7 @@ use super::seed::Seed;
 use super::volume_xml::{Backing, Volume};
 use crate::delay::doubled;
 
+mod clone;
 mod grow;
 
 pub use grow::{Differing, differing, may_grow};
@@ -92,6 +93,10 @@ pub enum Step {
     AttachDisk(Disk),
     /// Take a disk away from the guest that runs, by the name of the volume.
     DetachDisk(String),
+    /// Bring the disks back to a snapshot in them that libvirt does not know of.
+    GoBack(String),
+    /// Delete snapshots in the disks that libvirt does not know of.
+    ForgetSnapshots(Vec<String>),
     /// Delete a volume.
     DeleteVolume(String),
     /// Plug in CPUs, up to so many.
@@ -121,6 +126,8 @@ impl Step {
             Self::GrowDisk { .. } => "GrowDisk",
             Self::AttachDisk(_) => "AttachDisk",
             Self::DetachDisk(_) => "DetachDisk",
+            Self::GoBack(_) => "GoBack",
+            Self::ForgetSnapshots(_) => "ForgetSnapshots",
             Self::DeleteVolume(_) => "DeleteVolume",
             Self::GrowCpus(_) => "GrowCpus",
             Self::GrowMemory(_) => "GrowMemory",
@@ -183,10 +190,12 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         Desired::Absent { confirmed: false, .. } => Plan::default(),
         Desired::Absent { confirmed: true, .. } => removal(facts),
         Desired::Present(machine) => match &facts.domain {
+            DomainFacts::Missing if machine.source.is_some() => clone::creation(machine, facts, now),
             DomainFacts::Missing => creation(machine, facts, now),
             DomainFacts::Foreign(what) => foreign(what),
             // Nothing beside a restore, which may be under way in libvirt: what is seen of the domain is not to be judged.
             DomainFacts::Ours(domain) if domain.metadata.restoring.is_some() => Plan::default(),
+            DomainFacts::Ours(domain) if domain.metadata.settling.is_some() => clone::settle(machine, facts, domain),
             DomainFacts::Ours(domain) => Draft::new(machine, facts, domain, now).finish(),
         },
     }
@@ -258,22 +267,7 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
     if let Err(blocked) = disks::within(machine, sizes.fold(root_size, u64::saturating_add)) {
         return Plan { blocked: Some(blocked), ..Plan::default() };
     }
-    let identity = &machine.identity;
-    let mut metadata = Metadata {
-        uid: identity.uid.clone(),
-        namespace: identity.namespace.clone(),
-        name: identity.name.clone(),
-        image: machine.root.image.as_ref().map(|image| image.name.clone()),
-        config: domain_xml::fingerprint(&config),
-        // A new domain has everything that was asked for behind it.
-        restart: machine.requests.restart,
-        reset: machine.requests.reset,
-        power_off: machine.requests.power_off,
-        seed: Some(seed.fingerprint()),
-        reprovision: machine.requests.reprovision,
-        disks,
-        ..Metadata::default()
-    };
+    let mut metadata = fresh(machine, &config, &seed, disks);
     let volume = |name: &str, capacity, backing| {
         Step::EnsureVolume(Volume { name: name.to_owned(), capacity, format: DiskFormat::Qcow2, backing })
     };
@@ -284,6 +278,25 @@ fn creation(machine: &Machine, facts: &Facts, now: Timestamp) -> Plan {
         steps.extend(start(machine, facts, &mut metadata, now));
     }
     Plan { steps, ..Plan::default() }
+}
+
+/// The metadata of a new domain. It has everything that was asked for behind it.
+fn fresh(machine: &Machine, config: &DomainConfig, seed: &Seed, disks: Vec<String>) -> Metadata {
+    let identity = &machine.identity;
+    Metadata {
+        uid: identity.uid.clone(),
+        namespace: identity.namespace.clone(),
+        name: identity.name.clone(),
+        image: machine.root.image.as_ref().map(|image| image.name.clone()),
+        config: domain_xml::fingerprint(config),
+        restart: machine.requests.restart,
+        reset: machine.requests.reset,
+        power_off: machine.requests.power_off,
+        seed: Some(seed.fingerprint()),
+        reprovision: machine.requests.reprovision,
+        disks,
+        ..Metadata::default()
+    }
 }
 
 fn too_small(image: &str, virtual_size: u64) -> Plan {

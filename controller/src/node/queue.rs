@@ -73,7 +73,7 @@ impl Queue {
 }
 
 /// Whether a snapshot belongs to that virtual machine, not to another that had its name.
-fn is_of(snapshot: &VirtualMachineSnapshot, vm: &Identity) -> bool {
+pub fn is_of(snapshot: &VirtualMachineSnapshot, vm: &Identity) -> bool {
     snapshot.metadata.namespace.as_ref() == Some(&vm.namespace)
         && snapshot.spec.vm_name == vm.name
         && vm_uid(snapshot).is_some_and(|uid| uid.eq_ignore_ascii_case(&vm.uid))

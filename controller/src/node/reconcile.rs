@@ -13,6 +13,7 @@ use kvmoor_crds::conditions::types;
 use kvmoor_crds::{VirtualMachine, VirtualMachineStatus, conditions};
 
 use super::advance::advance;
+use super::clones::{self, BEING_CLONED};
 use super::context::{Context, Root};
 use super::desired::{self, Desired, Identity};
 use super::execute::{Failure, Outcome, execute};
@@ -89,8 +90,12 @@ async fn attempt<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result
     ctx.known.learn(&identity.uid, &root);
     let base = ctx.written.newest(&identity.uid, object);
 
+    if matches!(desired, Desired::Absent { confirmed: true, .. }) && !ctx.copier.end(&identity.uid).await {
+        return Ok(Action::requeue(CONFLICT));
+    }
+    let turn = ctx.turns.change(&identity.uid);
     let revision = desired.revision(generation);
-    let work = rounds(&ctx, &desired, &revision, generation);
+    let work = rounds(&ctx, &desired, &revision, generation, turn.is_some());
     tokio::pin!(work);
     let settled = match tokio::time::timeout(LONG_STEP, &mut work).await {
         Ok(settled) => settled,
@@ -103,9 +108,12 @@ async fn attempt<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result
     let is_written = publish(&ctx.client, &ctx.written, identity, &base, &next).await?;
     ctx.api_failures.succeeded(&identity.uid);
     if is_written {
+        ctx.copier.changed(identity);
         tell_of_trouble(&ctx, identity, &base.status, &next, &settled);
     }
     let next_step = match &desired {
+        // What is asked of its snapshots waits, too.
+        Desired::Present(_) if turn.is_none() => None,
         Desired::Present(machine) => advance(&ctx, machine, &settled.observed).await?,
         Desired::Absent { .. } => {
             ctx.snapshots_changed.notify_one();
@@ -130,6 +138,7 @@ async fn rounds<H: Hypervisor>(
     desired: &Desired,
     revision: &str,
     generation: Option<i64>,
+    may_change: bool,
 ) -> Settled {
     let uid = desired.identity().uid.as_str();
     let attempt = |what: &str| format!("{what}/{revision}");
@@ -138,10 +147,17 @@ async fn rounds<H: Hypervisor>(
         let now = Timestamp::now();
         let mut observed = full_observation(ctx, desired, uid).await;
         ctx.importer.attend(desired, &mut observed, |uid| ctx.known.get(uid));
+        clones::attend(ctx, desired, &mut observed).await;
         let decided = plan(desired, &observed, now);
         if matches!(observed, Observed::Unreachable(_)) {
             ctx.metrics.reconciles.failed("LibvirtUnavailable");
             return Settled { observed, failure: None, requeue_after: UNREACHABLE, halted };
+        }
+        let is_idle = decided.steps.is_empty() && decided.disks.is_empty();
+        if !may_change && !is_idle {
+            let message = "Its disks are being copied for a clone; it goes on when that is done".to_owned();
+            let failure = Failure { step: BEING_CLONED, reason: BEING_CLONED, message };
+            return Settled { observed, failure: Some(failure), requeue_after: BLOCKED, halted };
         }
         let held = |step: &Step| ctx.failures.held(uid, &attempt(step.name()), Instant::now());
         if let Some((failure, remaining)) = decided.steps.iter().find_map(held) {

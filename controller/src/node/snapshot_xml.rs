@@ -48,11 +48,23 @@ pub fn request(name: &str, disks: &[DomainDisk]) -> String {
         .render()
 }
 
-/// The disks of a domain's configuration. `None` where it is no XML.
+/// The XML that makes a snapshot known that is in the disks of a domain which is off, without the memory that it may
+/// hold: to go back to it, or to delete it. `domain_xml` is what the domain is after the one and the other.
+pub fn known(name: &str, domain_xml: &str, created_at: i64) -> Option<String> {
+    let disks = disks(domain_xml)?;
+    let asked = request(name, &disks);
+    let (head, disks) = asked.split_once("<disks>")?;
+    Some(format!(
+        "{head}<state>shutoff</state><creationTime>{created_at}</creationTime><memory snapshot=\"no\"/><disks>{}{domain_xml}</domainsnapshot>",
+        disks.strip_suffix("</domainsnapshot>")?
+    ))
+}
+
+/// The disks of a domain's configuration, or of the one in a snapshot. `None` where it is no XML.
 pub fn disks(domain_xml: &str) -> Option<Vec<DomainDisk>> {
     let mut found = Vec::new();
     let mut disk: Option<(DomainDisk, bool, bool)> = None;
-    walk(domain_xml, |path, start, _| match path {
+    walk(domain_xml, |path, start, _| match path.strip_prefix(&["domainsnapshot"]).unwrap_or(path) {
         ["domain", "devices", "disk"] if start.is_some() => {
             found.extend(disk.take());
             disk = Some(Default::default());
@@ -256,6 +268,18 @@ mod tests {
         assert!(replaced.contains("<vcpu id=\"1\" enabled=\"yes\" hotpluggable=\"no\" order=\"2\"/>"), "{replaced}");
         assert!(replaced.contains("<vcpu id=\"2\" enabled=\"no\" hotpluggable=\"yes\"/>"), "{replaced}");
         assert!(replaced.contains("<vcpu placement='static' current='2'>4</vcpu>"), "{replaced}");
+    }
+
+    #[test]
+    fn a_snapshot_in_a_copy_is_made_known_without_memory() {
+        let xml = domain_xml::render(&domain_xml::tests::config("x"), &Metadata::default());
+        let known = known("s", &xml, 7).unwrap();
+        assert!(shape::of(&known).is_ok(), "{known}");
+        let head = "<domainsnapshot><name>s</name><state>shutoff</state><creationTime>7</creationTime><memory snapshot=\"no\"/>\
+                    <disks><disk name=\"vda\" snapshot=\"internal\"/>";
+        assert!(known.starts_with(head) && known.contains(&xml), "{known}");
+        assert!(!facts(&known).unwrap().has_memory);
+        assert_eq!(disks(&known), disks(&xml), "the disks of a snapshot");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use kvmoor_crds::{
     quantity,
 };
 
+use super::clones::{self, BEING_CLONED};
 use super::desired::{Desired, Machine};
 use super::execute::Failure;
 use super::hypervisor::{Class, Domain, DomainFacts, HvError, Power};
@@ -267,13 +268,13 @@ fn not_defined(failure: Option<&Failure>) -> Report {
         return Report { phase: Phase::Provisioning, message, findings };
     };
     let finding = |type_| Finding::new(type_, false, failure.reason, failure.message.as_str());
-    if failure.reason == IMPORTING {
+    if failure.reason == IMPORTING || clones::is_wait(failure.reason) {
         let findings = vec![finding(types::READY), finding(types::PROVISIONED)];
         return Report { phase: Phase::Provisioning, message: failure.message.clone(), findings };
     }
     let mut findings = vec![finding(types::SYNCHRONIZED), finding(types::READY)];
     let is_volume = matches!(failure.step, "WriteSeed" | "EnsureVolume" | "PoolFull" | "StoragePoolUnavailable");
-    let named = ["Image", "Disk", "UserData"];
+    let named = ["Image", "Disk", "UserData", "Source", "Snapshot", "Copy"];
     if is_volume || named.iter().any(|named| failure.step.starts_with(named)) {
         findings.push(finding(types::PROVISIONED));
     }
@@ -317,6 +318,10 @@ fn is_of_disks(failure: &Failure, domain: &Domain) -> bool {
 fn phase(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> (Phase, String) {
     let going = domain.metadata.stopping.is_some() || machine.power == PowerState::Stopped;
     let said = |phase: Phase, text: &str| (phase, text.to_owned());
+    if domain.metadata.settling.is_some() {
+        let said = said(Phase::Provisioning, "Its copied disks are being made ready.");
+        return failure.map_or(said, |failure| (Phase::Error, failure.message.clone()));
+    }
     if domain.metadata.restoring.is_some() {
         return said(Phase::Restoring, "It is being brought back to a snapshot.");
     }
@@ -341,7 +346,8 @@ fn phase(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Tim
 /// The guest is off, and is not to be.
 fn off(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Timestamp) -> (Phase, String) {
     if let Some(failure) = failure {
-        return (Phase::Error, failure.message.clone());
+        let phase = if failure.reason == BEING_CLONED { Phase::Starting } else { Phase::Error };
+        return (phase, failure.message.clone());
     }
     let metadata = &domain.metadata;
     let due = plan::restart_due(machine.restart_policy, metadata);
@@ -365,6 +371,10 @@ fn off(machine: &Machine, domain: &Domain, failure: Option<&Failure>, now: Times
 }
 
 fn provisioned(machine: &Machine, domain: &Domain) -> Finding {
+    if domain.metadata.settling.is_some() {
+        let message = "Its copied disks are being made ready.";
+        return Finding::new(types::PROVISIONED, false, clones::COPYING, message);
+    }
     match (&machine.root.unknown_os, &machine.root.image, &domain.metadata.image) {
         (Some(os), _, None) => Finding::new(
             types::PROVISIONED,

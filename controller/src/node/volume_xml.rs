@@ -1,6 +1,7 @@
 //! The XML of storage volumes. Pure. Source: <https://libvirt.org/formatstorage.html>.
 
 use super::domain_xml::DiskFormat;
+use super::snapshot_xml::{attribute, walk};
 use super::xml::Element;
 
 /// A volume to create.
@@ -46,9 +47,56 @@ pub fn render(volume: &Volume) -> String {
         .render()
 }
 
+/// What a volume is an overlay on, from its XML as libvirt gives it. `None` where it is none.
+///
+/// # Errors
+/// If it cannot be told: then it must not be taken for one that stands on nothing.
+pub fn backing(volume_xml: &str) -> Result<Option<Backing>, Unreadable> {
+    let (mut is_overlay, mut format) = (false, None);
+    walk(volume_xml, |names, start, _| match (names, start) {
+        (["volume", "backingStore"], Some(_)) => is_overlay = true,
+        (["volume", "backingStore", "format"], Some(start)) => format = attribute(start, "type"),
+        _ => {}
+    })
+    .ok_or(Unreadable)?;
+    let path = volume_xml.split_once("<backingStore>").and_then(|(_, store)| {
+        let (path, _) = store.split_once("<path>")?.1.split_once("</path>")?;
+        quick_xml::escape::unescape(path).ok().map(std::borrow::Cow::into_owned)
+    });
+    let format =
+        [DiskFormat::Qcow2, DiskFormat::Raw].into_iter().find(|known| Some(known.as_str()) == format.as_deref());
+    match (is_overlay, path, format) {
+        (false, ..) => Ok(None),
+        (true, Some(path), Some(format)) => Ok(Some(Backing { path, format })),
+        _ => Err(Unreadable),
+    }
+}
+
+/// XML that does not say what it must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what the volume stands on cannot be told")]
+pub struct Unreadable;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_volume_stands_on_is_known_or_an_error() {
+        let xml = "<volume type='file'><name>v</name><target><path>/p/v</path><format type='qcow2'/></target>\
+                   <backingStore><path>/p/image</path><format type='raw'/></backingStore></volume>";
+        let expected = Backing { path: "/p/image".into(), format: DiskFormat::Raw };
+        assert_eq!(backing(xml), Ok(Some(expected)));
+        assert_eq!(backing("<volume><target><format type='qcow2'/></target></volume>"), Ok(None));
+        for unclear in
+            [xml.replace("<format type='raw'/>", ""), xml.replace("raw", "vmdk"), xml.replace("</volume>", "")]
+        {
+            assert_eq!(backing(&unclear), Err(Unreadable), "{unclear}");
+        }
+        let text = "a path with <, & and '";
+        let escaped = xml.replace("/p/image", "a path with &lt;, &amp; and '");
+        assert_eq!(backing(&escaped).unwrap().unwrap().path, text);
+    }
 
     #[test]
     fn overlay_states_both_formats() {

@@ -49,6 +49,7 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("get_vm", Access::Vm),
     ("delete_vm", Access::Vm),
     ("act_on_vm", Access::Vm),
+    ("clone_vm", Access::Vm),
     ("attach_disk", Access::Vm),
     ("grow_disk", Access::Vm),
     ("detach_disk", Access::Vm),

@@ -6,6 +6,7 @@
 mod authorization;
 mod bad_input;
 mod classes;
+mod clone;
 mod conformance;
 mod console;
 mod crash;
@@ -102,6 +103,11 @@ fn main() -> anyhow::Result<()> {
         disks::they_outlive_a_restore,
         disks::what_does_not_fit_is_said,
         disks::over_rest,
+        clone::of_a_machine_that_is_off,
+        clone::of_a_snapshot,
+        clone::while_the_disks_are_copied,
+        clone::what_cannot_be_is_said,
+        clone::over_rest,
         images::imported_once_for_all_that_wait,
         images::what_is_wrong_is_said_and_nothing_is_left,
         images::private_addresses_are_refused_unless_allowed,
@@ -165,6 +171,7 @@ fn main() -> anyhow::Result<()> {
         images::crash_while_importing,
         upload::crash_while_uploading,
         disks::crash_while_changing,
+        clone::crash_while_cloning,
         snapshots::crash_while_taking,
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,

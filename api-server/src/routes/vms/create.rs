@@ -166,6 +166,7 @@ impl CreateVm {
                 network_config: network_config.map(validate::network_config).transpose()?,
             },
             start,
+            clone_of: None,
         })
     }
 }

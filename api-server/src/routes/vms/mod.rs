@@ -1,6 +1,7 @@
 //! Virtual machines.
 
 pub mod action;
+pub mod clone;
 pub mod console_ticket;
 pub mod create;
 pub mod delete;

@@ -12,8 +12,9 @@ use kvmoor_crds::conditions::{Finding, Truth, is_true, reasons, types};
 use super::admission::{self, Limits};
 use super::liveness::Liveness;
 use super::placement::{self, Candidate, Need, mebibytes};
+use super::source::{self, Refusal, Source, Sources};
 use super::status::{self, Change, Desired, Voice};
-use super::view::{Class, Vm};
+use super::view::{Class, Request, Vm};
 use crate::cluster::resources::{Resources, Usage};
 
 /// Who made a virtual machine that is refused for good has this long to delete it; then it is done here.
@@ -103,9 +104,14 @@ pub fn decide(mut snapshot: Snapshot<'_>) -> (Vec<Decision>, BTreeMap<String, Us
             allocate(&mut snapshot.hosts, node, charge);
         }
     }
+    let facts = |row: &Row<'_>| {
+        let key = (row.vm.namespace.clone(), row.vm.name.clone());
+        (key, Source::of(row, &snapshot.images, &snapshot.classes))
+    };
+    let sources: Sources = rows.iter().map(facts).collect();
     let mut decisions = Vec::new();
     for row in rows.iter().filter(|row| !row.is_busy) {
-        let mut ledger = Ledger { snapshot: &mut snapshot, usage: &mut usage };
+        let mut ledger = Ledger { snapshot: &mut snapshot, usage: &mut usage, sources: &sources };
         decisions.extend(ledger.decide(row));
     }
     (decisions, usage)
@@ -120,7 +126,8 @@ impl Row<'_> {
         }
     }
 
-    fn node(&self) -> Option<&str> {
+    /// The host that it is, or may be, bound to.
+    pub fn node(&self) -> Option<&str> {
         self.vm.node().or_else(|| self.assumed.and_then(|assumed| assumed.node.as_deref()))
     }
 }
@@ -135,6 +142,7 @@ fn allocate(hosts: &mut [Candidate], node: &str, more: Resources) {
 struct Ledger<'l, 'a> {
     snapshot: &'l mut Snapshot<'a>,
     usage: &'l mut BTreeMap<String, Usage>,
+    sources: &'l Sources,
 }
 
 impl Ledger<'_, '_> {
@@ -213,11 +221,9 @@ impl Ledger<'_, '_> {
         if let (Some(_), Some(verdict)) = (vm.refused_since(), vm.condition(types::ADMITTED)) {
             return refuse(reasons::QUOTA_EXCEEDED, verdict.message.clone());
         }
-        let request = match request.resolve(&self.snapshot.classes) {
-            // A root disk stays what it was admitted with, whatever the class says by now.
-            Ok((request, Some(_))) if vm.admitted.is_some() => request.with_root_disk(vm.admitted_root_disk()),
+        let request = match self.resolve(vm, request) {
             Ok((request, _)) => request,
-            Err(missing) => return refuse(reasons::CLASS_NOT_FOUND, missing),
+            Err((reason, message)) => return refuse(reason, message),
         };
         let image = vm.object.spec.os_type.as_deref().and_then(|name| self.snapshot.images.get(name));
         let mut requested = request.with_image(image.map_or(0, |image| image.size));
@@ -243,11 +249,27 @@ impl Ledger<'_, '_> {
         (Some(requested), Finding::new(types::ADMITTED, true, reasons::WITHIN_QUOTA, "within quota"))
     }
 
-    /// The size of the root disk that its class says. As with all disks, it stays what it was admitted with.
+    /// The request in numbers, and the least size of the root disk where class or source say it and the spec does not.
+    /// That stays what it was admitted with, whatever they say by now.
+    fn resolve(&self, vm: &Vm, request: &Request) -> Result<(Request, Option<u64>), Refusal> {
+        let resolved = request.resolve(&self.snapshot.classes);
+        let (resolved, of_class) = resolved.map_err(|missing| (reasons::CLASS_NOT_FOUND, missing))?;
+        let implied = match (&vm.object.spec.source, vm.admitted) {
+            (_, Some(_)) => vm.admitted_root_disk(),
+            (None, None) => of_class,
+            (Some(source), None) => {
+                let of_source = source::judge(self.sources, &vm.namespace, &source.vm_name, &vm.object.spec)?;
+                Some(of_source.max(of_class.unwrap_or(0)))
+            }
+        };
+        if request.has_root_disk() { Ok((resolved, None)) } else { Ok((resolved.with_root_disk(implied), implied)) }
+    }
+
+    /// The least size of the root disk that its class or source says.
     fn root_disk(&self, vm: &Vm) -> Option<u64> {
         match vm.admitted {
             Some(_) => vm.admitted_root_disk(),
-            None => vm.requested.as_ref().ok()?.resolve(&self.snapshot.classes).ok()?.1,
+            None => self.resolve(vm, vm.requested.as_ref().ok()?).ok()?.1,
         }
     }
 
@@ -277,7 +299,16 @@ impl Ledger<'_, '_> {
         let architecture = image.and_then(|image| image.architecture);
         let features = spec.host_features();
         let need = Need { resources, selector: &spec.node_selector, architecture, features: &features };
-        let node = placement::choose(&self.snapshot.hosts, &need)?.name.clone();
+        let node = match &spec.source {
+            None => placement::choose(&self.snapshot.hosts, &need)?.name.clone(),
+            Some(source) => {
+                // No other host has the disks.
+                let node = source::host(self.sources, &row.vm.namespace, &source.vm_name)?;
+                let hosts: Vec<_> = self.snapshot.hosts.iter().filter(|host| host.name == node).cloned().collect();
+                let chosen = placement::choose(&hosts, &need).map(|host| host.name.clone());
+                chosen.map_err(|why| format!("it goes to {node}, the host of its source {}: {why}", source.vm_name))?
+            }
+        };
         allocate(&mut self.snapshot.hosts, &node, resources);
         Ok(node)
     }

@@ -585,3 +585,103 @@ fn without_its_class_nothing_is_admitted_and_what_was_stays() {
     assert_eq!(desired.admitted, Some(Resources { cpu: 3, memory: 2 * GIB, disk: 20 * GIB }));
     assert_eq!(desired.root_disk, Some(20 * GIB));
 }
+
+/// A clone of `source`, with `extra` merged over its object.
+fn clone_of(source: &str, extra: Value) -> Vm {
+    let mut object = json!({
+        "metadata": { "creationTimestamp": "2026-01-01T00:00:30Z" }, "spec": { "source": { "vmName": source } },
+    });
+    merge(&mut object, extra);
+    vm("clone", 1, object)
+}
+
+fn admission(decision: &Decision) -> &Finding {
+    desired(decision).admission.as_ref().unwrap()
+}
+
+#[test]
+fn a_clone_goes_to_the_host_of_its_source_and_nowhere_else() {
+    let (source, clone) = (bound("a", 2, "n1"), clone_of("a", json!({})));
+    let rows = || vec![row(&source), row(&clone)];
+    let mut world = snapshot(rows());
+    // Another host has more room.
+    world.hosts = vec![host("n1", 3), host("n2", 100)];
+    assert_eq!(of(&decide(world).0, "clone").bind.as_deref(), Some("n1"));
+    let mut world = snapshot(rows());
+    world.hosts = vec![host("n1", 2), host("n2", 100)];
+    let (decisions, _) = decide(world);
+    let scheduled = desired(of(&decisions, "clone")).scheduled.as_ref().unwrap();
+    assert_eq!((scheduled.status, scheduled.reason), (Truth::False, reasons::UNSCHEDULABLE));
+    assert_eq!(
+        scheduled.message,
+        "it goes to n1, the host of its source a: 0/1 hosts fit: 1 has 0 CPUs free of 1 needed"
+    );
+    let unbound = vm("a", 2, json!({ "status": { "id": 1, "admitted": admitted(2) } }));
+    let mut world = snapshot(vec![row(&unbound), row(&clone)]);
+    world.hosts = Vec::new();
+    let (decisions, _) = decide(world);
+    let scheduled = desired(of(&decisions, "clone")).scheduled.as_ref().unwrap();
+    assert!(scheduled.message.contains("its source a has no host yet"), "{scheduled:?}");
+}
+
+#[test]
+fn a_clone_is_charged_with_the_disk_of_its_source() {
+    let source = |extra: Value| {
+        let mut object = json!({ "spec": { "nodeName": "n1", "disk": { "size": "30Gi" } } });
+        merge(&mut object, extra);
+        vm("a", 2, object)
+    };
+    let charged = |source: &Vm, clone: &Vm| {
+        let (decisions, _) = decide(snapshot(vec![row(source), row(clone)]));
+        let desired = desired(of(&decisions, "clone")).clone();
+        (desired.admitted.unwrap().disk / GIB, desired.root_disk.map(|bytes| bytes / GIB))
+    };
+    let plain = clone_of("a", json!({}));
+    assert_eq!(charged(&source(json!({})), &plain), (30, Some(30)));
+    let larger = clone_of("a", json!({ "spec": { "disk": { "size": "40Gi" } } }));
+    assert_eq!(charged(&source(json!({})), &larger), (40, None));
+    let more = clone_of("a", json!({ "spec": { "disks": [{ "name": "x", "size": "1Gi" }] } }));
+    assert_eq!(charged(&source(json!({})), &more), (31, Some(30)));
+    // The source is a clone itself: what it was admitted with counts.
+    let unsized_source = vm(
+        "a",
+        2,
+        json!({
+            "spec": { "nodeName": "n1", "source": { "vmName": "gone" } },
+            "status": { "id": 1, "admitted": { "cpu": 2, "memory": "1Gi", "disk": "50Gi", "rootDisk": "50Gi" } },
+        }),
+    );
+    assert_eq!(charged(&unsized_source, &plain), (50, Some(50)));
+    // What it was admitted with stays, though the source is gone.
+    let admitted = clone_of(
+        "a",
+        json!({
+            "status": { "id": 2, "admitted": { "cpu": 1, "memory": "1Gi", "disk": "30Gi", "rootDisk": "30Gi" } },
+        }),
+    );
+    let (decisions, _) = decide(snapshot(vec![row(&admitted)]));
+    assert_eq!(desired(of(&decisions, "clone")).admitted.unwrap().disk, 30 * GIB);
+}
+
+#[test]
+fn a_clone_that_cannot_be_is_not_admitted() {
+    let source = bound("a", 2, "n1");
+    let refused = |clone: &Vm| {
+        let (decisions, _) = decide(snapshot(vec![row(&source), row(clone)]));
+        let finding = admission(of(&decisions, "clone")).clone();
+        assert_eq!(finding.status, Truth::False);
+        (finding.reason, finding.message)
+    };
+    let (reason, message) = refused(&clone_of("none", json!({})));
+    assert!(reason == reasons::SOURCE_MISSING && message.contains("none"), "{message}");
+    for (spec, word) in [
+        (json!({ "osType": "tiny" }), "osType"),
+        (json!({ "firmware": "Uefi" }), "firmware"),
+        (json!({ "disk": { "size": "9Gi" } }), "10Gi"),
+    ] {
+        let (reason, message) = refused(&clone_of("a", json!({ "spec": spec })));
+        assert!(reason == reasons::INVALID_SPEC && message.contains(word), "{message}");
+    }
+    let elsewhere = clone_of("a", json!({ "metadata": { "namespace": "other" } }));
+    assert_eq!(refused(&elsewhere).0, reasons::SOURCE_MISSING);
+}

@@ -14,6 +14,7 @@ mod decide;
 mod liveness;
 mod perform;
 mod placement;
+mod source;
 mod status;
 mod view;
 mod world;

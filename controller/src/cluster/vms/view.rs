@@ -95,6 +95,11 @@ impl Request {
         Ok((resolved, root_disk))
     }
 
+    /// Whether the spec itself says how large the root disk is.
+    pub fn has_root_disk(&self) -> bool {
+        self.root_disk.is_some()
+    }
+
     /// The request with a root disk of that size.
     pub fn with_root_disk(self, root_disk: Option<u64>) -> Self {
         Self { root_disk, ..self }
@@ -102,9 +107,13 @@ impl Request {
 
     /// The whole request, given the size of the image's disk in bytes (0 where there is no image).
     pub fn with_image(&self, image: u64) -> Resources {
-        let root_disk = self.root_disk.unwrap_or(DEFAULT_ROOT_DISK).max(image);
-        let disk = quantity::sectors(root_disk).saturating_add(self.other_disks);
+        let disk = self.root_disk_with_image(image).saturating_add(self.other_disks);
         Resources { cpu: self.cpu, memory: self.memory, disk }
+    }
+
+    /// The size of the root disk, in bytes.
+    pub fn root_disk_with_image(&self, image: u64) -> u64 {
+        quantity::sectors(self.root_disk.unwrap_or(DEFAULT_ROOT_DISK).max(image))
     }
 }
 

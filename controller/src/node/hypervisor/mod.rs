@@ -204,6 +204,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn create_volume(&self, volume: Volume) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Creates a raw volume with these bytes, or writes them over what it holds.
     fn write_volume(&self, name: &str, bytes: Vec<u8>) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// The bytes of a volume, and little more than `most` where there are more; `None` where there is no such volume.
+    fn read_volume(&self, name: &str, most: usize) -> impl Future<Output = Result<Option<Vec<u8>>, HvError>> + Send;
     /// Deletes a volume.
     fn delete_volume(&self, name: &str) -> impl Future<Output = Result<(), HvError>> + Send;
 
@@ -247,6 +249,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn grow_memory(&self, uid: &str, to_mib: u64) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Removes the configuration, with firmware variables, snapshots and saved state.
     fn undefine(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+
+    /// Brings the disks of a domain that is off back to a snapshot in them that it does not know of.
+    fn go_back(&self, uid: &str, snapshot: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Deletes snapshots in the disks of a domain that is off, which it need not know of, and need not be there.
+    fn forget_snapshots(&self, uid: &str, names: &[String]) -> impl Future<Output = Result<(), HvError>> + Send;
 
     /// The snapshot of that name; `None` where the domain has none.
     fn snapshot(&self, uid: &str, name: &str) -> impl Future<Output = Result<Option<SnapshotFacts>, HvError>> + Send;

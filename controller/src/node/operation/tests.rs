@@ -27,6 +27,7 @@ fn machine(power: PowerState) -> Machine {
         tpm: false,
         features: Vec::new(),
         nics: Vec::new(),
+        source: None,
         root: Root { volume: "root".into(), capacity: 10, is_explicit: false, image: None, unknown_os: None },
         disks: Vec::new(),
         disk_admitted: u64::MAX,

@@ -39,6 +39,7 @@ pub fn machine() -> Machine {
         tpm: false,
         features: Vec::new(),
         nics: vec![nat("52:54:00:00:00:01")],
+        source: None,
         root: Root { volume: "root".into(), capacity: 10, is_explicit: false, image: None, unknown_os: None },
         disks: vec![Extra { volume: "data".into(), name: "data".into(), capacity: 5 }],
         disk_admitted: u64::MAX,
@@ -118,6 +119,7 @@ fn told(domain: DomainFacts, told: Told) -> Observed {
         import: None,
         room: None,
         disks: None,
+        cloned: Default::default(),
         volumes: Vec::new(),
         remembered: Remembered::default(),
         told,
@@ -571,6 +573,7 @@ impl World {
             import: None,
             room: Some(ROOM),
             disks: None,
+            cloned: Default::default(),
             volumes,
             remembered: Remembered { pressed_at: self.pressed_at, retried: None },
             told,
@@ -628,7 +631,11 @@ impl World {
                 self.has.1 = *to;
             }
             // No disk is looked at in this model; see `disks`.
-            Step::GrowDisk { .. } | Step::AttachDisk(_) | Step::DetachDisk(_) => panic!("{step:?}"),
+            Step::GrowDisk { .. }
+            | Step::AttachDisk(_)
+            | Step::DetachDisk(_)
+            | Step::GoBack(_)
+            | Step::ForgetSnapshots(_) => panic!("{step:?}"),
             Step::DeleteVolume(name) => {
                 self.volumes.remove(name);
             }

@@ -29,6 +29,7 @@ fn machine(power: PowerState) -> Machine {
         tpm: false,
         features: Vec::new(),
         nics: ["52:54:00:00:00:01", "52:54:00:00:00:02"].map(nat).to_vec(),
+        source: None,
         root: Root {
             volume: "root".into(),
             capacity: 1,
@@ -75,6 +76,7 @@ fn complete(domain: DomainFacts) -> Observed {
         import: None,
         room: None,
         disks: None,
+        cloned: Default::default(),
         volumes: Vec::new(),
         remembered: Remembered::default(),
         told: Told::NotAsked,

@@ -53,27 +53,8 @@ pub fn imported(connect: &Connect, pool_name: &str, record: &str) -> Result<Opti
 }
 
 fn read_record(connect: &Connect, pool: &StoragePool, name: &str) -> Result<Option<Record>, HvError> {
-    let op = "read the image's record";
-    let Some(found) = error::found(op, pool.lookup_storage_vol_by_name(name))? else {
-        return Ok(None);
-    };
-    let stream = Stream::new(connect, 0).map_err(|source| error::from(op, &source))?;
-    // The length of the file is asked for as it is: of a record that is not whole there is less to read.
-    found.download(&stream, 0, 0, 0).map_err(|source| error::from(op, &source))?;
-    let mut bytes = Vec::with_capacity(record::LENGTH);
-    let mut buffer = [0_u8; record::LENGTH];
-    let ended = loop {
-        match stream.recv(&mut buffer) {
-            Ok(0) => break stream.finish(),
-            Ok(count) => bytes.extend(buffer.iter().take(usize::try_from(count).unwrap_or_default())),
-            Err(source) => break Err(source),
-        }
-        if bytes.len() > record::LENGTH {
-            break stream.abort();
-        }
-    };
-    ended.map_err(|source| error::from(op, &source))?;
-    Ok(Record::parse(&bytes, name))
+    let bytes = volume::read("read the image's record", connect, pool, name, record::LENGTH)?;
+    Ok(bytes.and_then(|bytes| Record::parse(&bytes, name)))
 }
 
 /// Creates a volume and writes into it what comes, until the end.

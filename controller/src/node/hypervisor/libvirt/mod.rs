@@ -24,6 +24,7 @@ use super::super::volume_xml::Volume;
 use super::{DiskFacts, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Resumption};
 
 mod calls;
+mod clone;
 mod connection;
 mod disk;
 mod disk_errors;
@@ -40,6 +41,7 @@ pub mod serial;
 mod snapshot;
 mod volume;
 
+pub use clone::{Contents, VolumeCopy};
 pub use connection::Connection;
 pub use events::EventSource;
 pub use image::{Inventory, Piece};
@@ -53,6 +55,8 @@ const PROMPT: Duration = Duration::from_secs(2);
 const CHANGE: Duration = Duration::from_secs(120);
 /// For what writes a guest's whole memory to disk or reads it back.
 const LONG: Duration = Duration::from_secs(1800);
+/// Bytes a second that a copy has at least, beyond [`LONG`].
+const SLOWEST: u64 = 10 << 20;
 /// The pool's directory is not read anew more often than this for an image that it does not have.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
 
@@ -170,6 +174,29 @@ impl Libvirt {
         self.call("list the volumes", CHANGE, move |connect| image::inventory(connect, &pool, with_backing)).await
     }
 
+    /// What is in the disks of a domain, with those disks that a snapshot has, where one is named.
+    pub async fn contents(&self, uid: &str, snapshot: Option<&str>) -> Result<Contents, HvError> {
+        let (uid, snapshot) = (uid.to_owned(), snapshot.map(str::to_owned));
+        let look = move |connect: &Connect| clone::contents(connect, &uid, snapshot.as_deref());
+        self.call("look at the source's disks", READ, look).await
+    }
+
+    /// Copies a volume that nobody writes to into a new one. It may take as long as its length lets expect, and ends soon
+    /// after `cancel`; it is waited for.
+    pub async fn copy_volume(&self, copy: &VolumeCopy, cancel: &CancellationToken) -> Result<(), HvError> {
+        let (pool, from) = (self.settings.pool.clone(), copy.from.clone());
+        let length = move |connect: &Connect| clone::length(connect, &pool, &from);
+        let length = self.call("look at the source's disk", READ, length).await?;
+        let deadline = LONG.saturating_add(Duration::from_secs(length / SLOWEST));
+        let (pool, copy) = (self.settings.pool.clone(), copy.clone());
+        // Dropped with this call, when that passed its deadline.
+        let (cancel, _guard) = {
+            let own = cancel.child_token();
+            (own.clone(), own.drop_guard())
+        };
+        self.call("copy the disk", deadline, move |connect| clone::copy(connect, &pool, &copy, &cancel)).await
+    }
+
     /// Runs a blocking call with the connection.
     async fn call<T: Send + 'static>(
         &self,
@@ -242,6 +269,13 @@ impl Hypervisor for Libvirt {
     async fn write_volume(&self, name: &str, bytes: Vec<u8>) -> Result<(), HvError> {
         let (pool, name) = (self.settings.pool.clone(), name.to_owned());
         self.call("write the volume", CHANGE, move |connect| volume::write(connect, &pool, &name, &bytes)).await
+    }
+
+    async fn read_volume(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>, HvError> {
+        let (pool, name) = (self.settings.pool.clone(), name.to_owned());
+        let op = "read the volume";
+        let read = move |connect: &Connect| volume::read(op, connect, &volume::pool(connect, &pool)?, &name, most);
+        self.call(op, READ, read).await
     }
 
     async fn delete_volume(&self, name: &str) -> Result<(), HvError> {
@@ -340,6 +374,18 @@ impl Hypervisor for Libvirt {
             domain::undefine(connect, uid)
         };
         self.change("remove the domain", uid, undefine).await
+    }
+
+    async fn go_back(&self, uid: &str, snapshot: &str) -> Result<(), HvError> {
+        let (uid, name) = (uid.to_owned(), snapshot.to_owned());
+        let go_back = move |connect: &Connect| clone::go_back(connect, &uid, &name);
+        self.call("go back to the snapshot in the copies", LONG, go_back).await
+    }
+
+    async fn forget_snapshots(&self, uid: &str, names: &[String]) -> Result<(), HvError> {
+        let (uid, names) = (uid.to_owned(), names.to_vec());
+        let forget = move |connect: &Connect| clone::forget_snapshots(connect, &uid, &names);
+        self.call("delete the snapshots in the copies", LONG, forget).await
     }
 
     async fn snapshot(&self, uid: &str, name: &str) -> Result<Option<SnapshotFacts>, HvError> {

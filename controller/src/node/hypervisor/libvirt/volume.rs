@@ -121,6 +121,39 @@ pub fn write(connect: &Connect, pool_name: &str, name: &str, bytes: &[u8]) -> Re
     Ok(())
 }
 
+/// The bytes of a volume, and little more than `most` where there are more; `None` where there is no such volume.
+pub fn read(
+    op: &'static str,
+    connect: &Connect,
+    pool: &StoragePool,
+    name: &str,
+    most: usize,
+) -> Result<Option<Vec<u8>>, HvError> {
+    let Some(found) = error::found(op, pool.lookup_storage_vol_by_name(name))? else {
+        return Ok(None);
+    };
+    let failed = |source: virt::error::Error| error::from(op, &source);
+    let stream = Stream::new(connect, 0).map_err(failed)?;
+    // The length of the file is asked for as it is: of one that is not whole there is less to read.
+    found.download(&stream, 0, 0, 0).map_err(failed)?;
+    let mut bytes = Vec::new();
+    if receive(&stream, &mut bytes, most).map_err(failed)? { stream.finish() } else { stream.abort() }
+        .map_err(failed)?;
+    Ok(Some(bytes))
+}
+
+/// Appends what comes to `bytes`, until the end or until it is more than `most`. Says whether that was all.
+pub fn receive(stream: &Stream, bytes: &mut Vec<u8>, most: usize) -> Result<bool, virt::error::Error> {
+    let mut buffer = [0_u8; 64 << 10];
+    while bytes.len() <= most {
+        match usize::try_from(stream.recv(&mut buffer)?).unwrap_or_default() {
+            0 => return Ok(true),
+            count => bytes.extend(buffer.iter().take(count)),
+        }
+    }
+    Ok(false)
+}
+
 /// Sends all of them.
 pub fn send(stream: &Stream, mut bytes: &[u8]) -> Result<(), virt::error::Error> {
     while !bytes.is_empty() {
