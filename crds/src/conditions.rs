@@ -26,6 +26,8 @@ pub mod types {
     pub const DISK_ERROR: &str = "DiskError";
     /// Node: the guest crashed or its kernel panicked, and has not been started again yet.
     pub const GUEST_CRASHED: &str = "GuestCrashed";
+    /// Node: the guest agent, which is optional, is connected and answers. Told only once it has been.
+    pub const GUEST_AGENT_CONNECTED: &str = "GuestAgentConnected";
     /// On snapshots and restores: it has failed and is not tried again. kstatus calls such an object failed.
     pub const STALLED: &str = "Stalled";
     /// Node: domain and volumes are gone, the finalizer may be dropped.

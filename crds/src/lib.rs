@@ -37,9 +37,9 @@ pub use restore::{RestorePhase, VirtualMachineRestore, VirtualMachineRestoreSpec
 pub use snapshot::{SnapshotPhase, VirtualMachineSnapshot, VirtualMachineSnapshotSpec, VirtualMachineSnapshotStatus};
 pub use user::{SecretReference, User, UserRole, UserSpec, UserStatus};
 pub use virtual_machine::{
-    Address, AddressType, AdmittedResources, CloneSource, CloudInit, ExtraDisk, Firmware, Network, NetworkType, Phase,
-    PhaseTransition, PowerState, Requests, ResourcesInForce, RestartPolicy, RootDisk, SecretKeyReference,
-    VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
+    Address, AddressType, AdmittedResources, CloneSource, CloudInit, ExtraDisk, Firmware, GUEST_TEXT, GuestOsInfo,
+    Network, NetworkType, Phase, PhaseTransition, PowerState, Requests, ResourcesInForce, RestartPolicy, RootDisk,
+    SecretKeyReference, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

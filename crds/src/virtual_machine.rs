@@ -365,9 +365,12 @@ pub struct VirtualMachineStatus {
     /// What the running guest has, or the next start gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourcesInForce>,
-    /// Addresses of the guest; the one to connect to stands first.
+    /// Addresses of the guest; the one to connect to stands first. The network's DHCP server says them, or else the guest agent, which the guest controls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,
+    /// What the guest agent says of the running guest, as KubeVirt calls it. The guest controls it: nothing may depend on it.
+    #[serde(default, rename = "guestOSInfo", skip_serializing_if = "Option::is_none")]
+    pub guest_os_info: Option<GuestOsInfo>,
     /// Requests that were taken up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Requests>,
@@ -468,7 +471,55 @@ pub struct Address {
     pub type_: AddressType,
     /// The address itself.
     pub address: String,
+    /// Name of the interface in spec.networks that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
+
+/// What the guest agent says of the operating system. What it does not say is missing.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestOsInfo {
+    /// Host name that the guest gave itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub hostname: Option<String>,
+    /// Name, such as Debian GNU/Linux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub name: Option<String>,
+    /// Short name, such as debian.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub id: Option<String>,
+    /// Name and version for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub pretty_name: Option<String>,
+    /// Version, such as 12 (bookworm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub version: Option<String>,
+    /// Short version, such as 12.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub version_id: Option<String>,
+    /// Release of the kernel, as uname -r prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub kernel_release: Option<String>,
+    /// Version of the kernel, as uname -v prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub kernel_version: Option<String>,
+    /// Architecture, as uname -m prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub machine: Option<String>,
+}
+
+/// Most characters of a text of [`GuestOsInfo`].
+pub const GUEST_TEXT: usize = 128;
 
 /// What an address is. The words are Kubernetes' own (NodeAddress) and the Cluster API's.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]

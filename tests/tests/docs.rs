@@ -29,6 +29,7 @@ const NO_REASONS: &[&str] = &[
     "GrowCpus",
     "GrowDisk",
     "GrowMemory",
+    "GuestAgentConnected",
     "HostReachable",
     "Image",
     "InternalIP",

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kvmoor_crds::conditions::{self, types};
-use kvmoor_crds::{Phase, VirtualMachine, VirtualMachineStatus};
+use kvmoor_crds::{GuestOsInfo, Phase, VirtualMachine, VirtualMachineStatus};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -90,6 +90,12 @@ pub struct Vm {
     pub message: Option<String>,
     /// Addresses of the guest.
     pub addresses: Vec<String>,
+    /// Whether the guest agent, which is optional, is connected and answers.
+    pub guest_agent: bool,
+    /// What the guest agent says of the guest, as long as it runs. The guest controls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub guest_os: Option<GuestOs>,
     /// The host that it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -113,6 +119,65 @@ pub struct Disk {
     /// Size in MiB.
     #[schema(minimum = 1, example = 10240)]
     pub size: u64,
+}
+
+/// What the guest agent says of the guest. What it does not say is missing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GuestOs {
+    /// Host name that the guest gave itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "my-vm", max_length = 128, nullable = false)]
+    pub hostname: Option<String>,
+    /// Name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Debian GNU/Linux", max_length = 128, nullable = false)]
+    pub name: Option<String>,
+    /// Short name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "debian", max_length = 128, nullable = false)]
+    pub id: Option<String>,
+    /// Name and version for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Debian GNU/Linux 12 (bookworm)", max_length = 128, nullable = false)]
+    pub pretty_name: Option<String>,
+    /// Version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "12 (bookworm)", max_length = 128, nullable = false)]
+    pub version: Option<String>,
+    /// Short version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "12", max_length = 128, nullable = false)]
+    pub version_id: Option<String>,
+    /// Release of the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "6.1.0-40-cloud-amd64", max_length = 128, nullable = false)]
+    pub kernel_release: Option<String>,
+    /// Version of the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 128, nullable = false)]
+    pub kernel_version: Option<String>,
+    /// Architecture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "x86_64", max_length = 128, nullable = false)]
+    pub machine: Option<String>,
+}
+
+impl From<&GuestOsInfo> for GuestOs {
+    fn from(said: &GuestOsInfo) -> Self {
+        // Without `..`: a new field must be decided on here.
+        let GuestOsInfo {
+            hostname,
+            name,
+            id,
+            pretty_name,
+            version,
+            version_id,
+            kernel_release,
+            kernel_version,
+            machine,
+        } = said.clone();
+        Self { hostname, name, id, pretty_name, version, version_id, kernel_release, kernel_version, machine }
+    }
 }
 
 impl Vm {
@@ -144,6 +209,8 @@ impl Vm {
             phase: phase.as_str().to_owned(),
             message: status.message.clone().filter(|message| !message.is_empty()),
             addresses: status.addresses.iter().map(|address| address.address.clone()).collect(),
+            guest_agent: conditions::is_true(&status.conditions, types::GUEST_AGENT_CONNECTED),
+            guest_os: status.guest_os_info.as_ref().map(GuestOs::from),
             host: vm.spec.node_name.clone(),
             restart_required: conditions::is_true(&status.conditions, types::RESTART_REQUIRED),
             namespace: vm.namespace().unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use super::backoff::Backoff;
 use super::clones::Copier;
 use super::execute::Failure;
+use super::guest_agent::Guests;
 use super::guest_data::Source;
 use super::images::Importer;
 use super::metrics::Metrics;
@@ -65,6 +67,8 @@ pub struct Context<H> {
     pub metrics: Metrics,
     /// Told when a snapshot or a virtual machine came, went or changed.
     pub snapshots_changed: Arc<Notify>,
+    /// What guest agents have said.
+    pub guests: Guests,
     /// What guests are to be told.
     pub guest_data: Source,
 }
@@ -78,12 +82,17 @@ impl<H> Context<H> {
         self.presses.forget(uid);
         self.retries.forget(uid);
         self.copier.forget(uid);
+        self.guests.forget(uid);
         self.known.forget(uid);
     }
 
     /// What this process remembers of what it did to a virtual machine.
     pub fn remembered(&self, uid: &str) -> Remembered {
-        Remembered { pressed_at: self.presses.last(uid), retried: self.retries.of(uid) }
+        Remembered {
+            pressed_at: self.presses.last(uid),
+            retried: self.retries.of(uid),
+            guest: self.guests.of(uid, Instant::now()),
+        }
     }
 
     /// The Image of that name.

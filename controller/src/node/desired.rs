@@ -108,6 +108,8 @@ pub struct Machine {
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
+    /// Its name in the spec.
+    pub name: String,
     /// Its MAC address.
     pub mac: String,
     /// What it is connected to.
@@ -358,7 +360,12 @@ pub fn parse(
 }
 
 fn interface(uid: &str, network: &Network) -> Interface {
-    Interface { mac: names::mac_address(uid, &network.name), network: network.type_, bridge: network.bridge.clone() }
+    Interface {
+        name: network.name.clone(),
+        mac: names::mac_address(uid, &network.name),
+        network: network.type_,
+        bridge: network.bridge.clone(),
+    }
 }
 
 fn identity(object: &VirtualMachine) -> Result<Identity, Invalid> {

@@ -199,6 +199,7 @@ impl Model {
             cpu: 1,
             memory_mib: 256,
             leases: Vec::new(),
+            agent: false,
         };
         let disks = DiskFacts {
             sizes: self.sizes.clone().into_iter().collect(),

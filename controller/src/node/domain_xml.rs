@@ -13,6 +13,8 @@ use super::xml::Element;
 
 /// Where libvirt writes what guests say on their serial port; virtlogd rotates it.
 pub const LOG_DIRECTORY: &str = "/var/log/libvirt/qemu";
+/// The channel of the guest agent: whoever runs one in the guest opens it. libvirt chooses the path of its socket.
+pub const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 /// Ports for disks that are attached to a guest that runs; libvirt itself leaves none free.
 const SPARE_PORTS: usize = 4;
 /// Devices of every guest that sit at a port of their own: USB, channel, memory balloon, random numbers.
@@ -210,7 +212,7 @@ fn devices(config: &DomainConfig) -> Element {
         .child(
             Element::new("channel")
                 .attr("type", "unix")
-                .child(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0")),
+                .child(Element::new("target").attr("type", "virtio").attr("name", AGENT_CHANNEL)),
         )
         .child(Element::new("input").attr("type", "tablet").attr("bus", "usb"))
         // Whoever looks on shares the display, whatever its client asks for.

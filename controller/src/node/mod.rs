@@ -39,6 +39,7 @@ mod disk_steps;
 mod disks;
 mod domain_xml;
 mod execute;
+mod guest_agent;
 mod guest_data;
 mod host;
 mod hypervisor;
@@ -71,6 +72,7 @@ pub use args::Args;
 
 use clones::Copier;
 use context::{Context, Known, Presses, Root};
+use guest_agent::Guests;
 use hypervisor::libvirt::{EventSource, Libvirt, Settings};
 use images::{Fetcher, Guard, Importer, Limits, Peers, Sources};
 use metrics::Metrics;
@@ -164,6 +166,7 @@ pub async fn run(
 
     let turns = Turns::default();
     let copier = Copier::new(Arc::clone(&hypervisor), turns.clone(), Arc::clone(&known), wake, background.clone());
+    let (guests, answered) = Guests::new();
     let ctx = Arc::new(Context {
         client,
         node_name: args.node_name.clone(),
@@ -184,6 +187,7 @@ pub async fn run(
         metrics,
         operation_failures: Default::default(),
         snapshots_changed,
+        guests,
         guest_data,
     });
     spawn(Box::pin(orphans::release(Arc::clone(&ctx), machines.clone())));
@@ -193,7 +197,7 @@ pub async fn run(
     tracing::info!(host.name = args.node_name, "watching the virtual machines of this host");
     let reconciles = controller
         .with_config(Config::default().concurrency(args.concurrency))
-        .reconcile_on(stream::select(stream::select(changed, woken), asked))
+        .reconcile_on(stream::select_all([changed.boxed(), woken.boxed(), asked, answered.boxed()]))
         .reconcile_all_on(resync)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(reconcile::reconcile, reconcile::error_policy, ctx)

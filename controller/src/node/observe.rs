@@ -9,6 +9,7 @@ use kvmoor_crds::names;
 use super::clones::Cloned;
 use super::desired::{Desired, Machine, Origin};
 use super::disks;
+use super::guest_agent::Guest;
 use super::guest_data::Told;
 use super::hypervisor::{Class, DiskFacts, Domain, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts};
 use super::images::Import;
@@ -52,12 +53,14 @@ pub struct Facts {
 
 /// What this process remembers of what it did. It is gone with the process, and then done again: a press or an attempt
 /// that may not have happened needs just that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Remembered {
     /// When it last pressed the domain's power button.
     pub pressed_at: Option<Timestamp>,
     /// When it last let a guest run again that a disk error had halted.
     pub retried: Option<Tried>,
+    /// What it knows of the guest agent.
+    pub guest: Guest,
 }
 
 /// Finds out what is.

@@ -19,10 +19,10 @@ use super::desired::{self, Desired, Identity};
 use super::execute::{Failure, Outcome, execute};
 use super::hypervisor::{DomainFacts, Hypervisor};
 use super::metadata::Halt;
-use super::observe::{Observed, Remembered, observe};
+use super::observe::{Observed, observe};
 use super::plan::{Plan, Step, plan, seed_due};
 use super::publish::{Base, PublishError, publish};
-use super::{disk_steps, report, status};
+use super::{disk_steps, guest_agent, report, status};
 
 /// Looked at again after this, even if nothing ever happens.
 const SAFETY_NET: Duration = Duration::from_secs(3600);
@@ -120,7 +120,8 @@ async fn attempt<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result
             None
         }
     };
-    Ok(Action::requeue(next_step.unwrap_or(settled.requeue_after)))
+    let next = next_step.unwrap_or(settled.requeue_after);
+    Ok(Action::requeue(ctx.guests.look_again(&identity.uid, Instant::now()).map_or(next, |delay| delay.min(next))))
 }
 
 /// Where the rounds ended.
@@ -226,6 +227,7 @@ async fn full_observation<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, ui
     {
         facts.told = ctx.guest_data.of(&machine.identity).await;
     }
+    guest_agent::attend(ctx, desired, &mut observed);
     observed
 }
 
@@ -308,7 +310,7 @@ async fn publish_invalid<H>(
 
 /// Says what is being done. Not being able to is no reason to stop doing it.
 async fn tell_of_long_step<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, base: &Base, generation: Option<i64>) {
-    let observed = observe(&*ctx.hypervisor, desired, Remembered::default()).await;
+    let observed = observe(&*ctx.hypervisor, desired, ctx.remembered(desired.identity().uid.as_str())).await;
     let Some(next) = status::interim(desired, &observed, &base.status, generation, Timestamp::now()) else {
         return;
     };

@@ -7,10 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kvmoor_crds::conditions::{self, Finding, Truth, types};
-use kvmoor_crds::{
-    Address, AddressType, Phase, PhaseTransition, PowerState, Requests, ResourcesInForce, VirtualMachineStatus,
-    quantity,
-};
+use kvmoor_crds::{Phase, PhaseTransition, PowerState, Requests, ResourcesInForce, VirtualMachineStatus, quantity};
 
 use super::clones::{self, BEING_CLONED};
 use super::desired::{Desired, Machine};
@@ -21,6 +18,7 @@ use super::metadata::Halt;
 use super::observe::{Facts, Observed};
 use super::{disk_steps, disks, plan};
 
+mod guest;
 mod restart_required;
 mod trouble;
 
@@ -28,13 +26,14 @@ use restart_required::{is_growth, restart_required};
 pub use trouble::{CRASH_LOOP, halt_reason};
 
 /// The condition types that this controller writes.
-const OWNED: [&str; 7] = [
+const OWNED: [&str; 8] = [
     types::READY,
     types::PROVISIONED,
     types::SYNCHRONIZED,
     types::RESTART_REQUIRED,
     types::DISK_ERROR,
     types::GUEST_CRASHED,
+    types::GUEST_AGENT_CONNECTED,
     types::RELEASED,
 ];
 /// Steps and obstacles that are about disks of a domain that is there.
@@ -48,7 +47,7 @@ const OF_DISKS: [&str; 7] = [
     disk_steps::UNCONFIRMED,
 ];
 /// Those that are told of only once they have been true.
-const QUIET: [&str; 2] = [types::DISK_ERROR, types::GUEST_CRASHED];
+const QUIET: [&str; 3] = [types::DISK_ERROR, types::GUEST_CRASHED, types::GUEST_AGENT_CONNECTED];
 
 /// The status to be, before it has times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +72,17 @@ pub fn of(
     };
     let report = match (desired, &facts.domain) {
         (Desired::Absent { .. }, _) => deleting(facts, failure),
-        (Desired::Present(machine), DomainFacts::Ours(domain)) => present(machine, domain, failure, now),
+        (Desired::Present(machine), DomainFacts::Ours(domain)) => {
+            let mut report = present(machine, domain, failure, now);
+            report.findings.extend(guest::agent(domain, &facts.remembered.guest, &previous.conditions));
+            report
+        }
         (Desired::Present(_), DomainFacts::Missing | DomainFacts::Foreign(_)) => not_defined(failure),
     };
     let mut status = owned(previous);
     status.observed_generation = generation;
     status.addresses = Vec::new();
+    status.guest_os_info = None;
     status.started_at = None;
     if let Desired::Present(machine) = desired {
         let before = previous.resources.as_ref().and_then(|resources| resources.disk.clone());
@@ -95,13 +99,15 @@ pub fn of(
                 reprovision: metadata.reprovision,
             });
             if domain.power.is_active() {
-                status.addresses = addresses(machine, domain);
                 let started_at = metadata.started_at.and_then(|millis| Timestamp::from_millisecond(millis).ok());
                 status.started_at = started_at.map(conditions::whole_seconds);
-                // Not to be told an address now does not take it from the guest.
-                if status.addresses.is_empty() && status.started_at == previous.started_at {
-                    status.addresses = previous.addresses.clone();
-                }
+                // Not to be told now what was told of this run does not make it untrue.
+                let known = Some(previous).filter(|previous| status.started_at == previous.started_at);
+                let known_addresses = known.map(|known| known.addresses.as_slice()).unwrap_or_default();
+                let guest = &facts.remembered.guest;
+                status.addresses = guest::addresses(machine, domain, guest, known_addresses);
+                let said = guest.report.as_ref().map(|report| report.os.clone());
+                status.guest_os_info = said.or_else(|| known.and_then(|known| known.guest_os_info.clone()));
             }
         }
     }
@@ -167,6 +173,7 @@ pub fn same(left: &VirtualMachineStatus, right: &VirtualMachineStatus) -> bool {
         admitted: _,
         resources,
         addresses,
+        guest_os_info,
         requests,
         started_at,
         phase_transition_times: _,
@@ -176,6 +183,7 @@ pub fn same(left: &VirtualMachineStatus, right: &VirtualMachineStatus) -> bool {
         && *observed_generation == right.observed_generation
         && *resources == right.resources
         && *addresses == right.addresses
+        && *guest_os_info == right.guest_os_info
         && *requests == right.requests
         && *started_at == right.started_at
         && conditions.len() == right.conditions.len()
@@ -398,19 +406,6 @@ fn resources(machine: &Machine, domain: &DomainFacts, disk: Option<Quantity>) ->
         _ => (machine.cpu, machine.memory_mib),
     };
     ResourcesInForce { cpu: i32::try_from(cpu).unwrap_or(i32::MAX), memory: quantity::from_mib(memory_mib), disk }
-}
-
-/// Addresses in the order of the interfaces, IPv4 before IPv6.
-fn addresses(machine: &Machine, domain: &Domain) -> Vec<Address> {
-    let position = |mac: &str| machine.nics.iter().position(|nic| nic.mac.eq_ignore_ascii_case(mac));
-    let mut leases: Vec<_> =
-        domain.leases.iter().filter_map(|lease| Some((position(&lease.mac)?, lease.address))).collect();
-    leases.sort_by_key(|(nic, address)| (*nic, address.is_ipv6(), *address));
-    leases.dedup();
-    leases
-        .into_iter()
-        .map(|(_, address)| Address { type_: AddressType::InternalIp, address: address.to_string() })
-        .collect()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub(super) const PACKAGES: &[&str] = &[
     "linux-image-cloud-amd64",
     "openssh-server",
     "python3-cffi-backend",
+    "qemu-guest-agent",
     "sudo",
     "systemd-sysv",
     "udev",
@@ -38,6 +39,8 @@ pub(super) const FILES: &[File] = &[
         content: "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n",
     },
     File { path: "etc/cloud/cloud.cfg.d/99-datasource.cfg", content: "datasource_list: [NoCloud, None]\n" },
+    // The package's hook runs what is in fsfreeze-hook.d, and the agent runs the hook only if told to.
+    File { path: "etc/qemu/qemu-ga.conf", content: "[general]\nfsfreeze-hook=/etc/qemu/fsfreeze-hook\n" },
     // A small initramfs: in software it takes seconds to unpack a large one.
     File { path: "etc/initramfs-tools/conf.d/small", content: "MODULES=list\nCOMPRESS=gzip\n" },
     File { path: "etc/initramfs-tools/modules", content: "virtio_pci\nvirtio_blk\next4\n" },

@@ -1,11 +1,13 @@
-//! cloud-init itself, in a real Debian from an image that was imported: what it makes of the seed.
+//! cloud-init and qemu-guest-agent themselves, in a real Debian from an image that was imported: what the one makes of the
+//! seed, and what Kvmoor makes of the other.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::api::PostParams;
-use kvmoor_crds::{Phase, names};
+use kvmoor_crds::conditions::types;
+use kvmoor_crds::{Phase, VirtualMachine, names};
 use kvmoor_dev::{binaries, debian_image};
 use kvmoor_tests::files::{Files, Serve};
 use kvmoor_tests::vm::{TestVm, in_phase};
@@ -19,9 +21,11 @@ use crate::shared::Shared;
 /// A Debian in software on a loaded machine has booted by then.
 const BOOT: Duration = Duration::from_secs(400);
 const LARGEST: &str = "KVMOOR_LARGEST_IMAGE";
+/// The guest's address on the isolated network, where only its agent can tell it.
+const LAB: &str = "10.77.0.5";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKyAKw27lhVRRYMIZtmHeBqJDPmSp5Fwvn3BBVy0ZzQO somebody";
 
-pub async fn cloud_init_follows_the_seed(shared: &Shared) -> Result<()> {
+pub async fn cloud_init_and_the_guest_agent(shared: &Shared) -> Result<()> {
     // The other cases are about what is too large.
     restart_with(shared, LARGEST, "4Gi").await?;
     let outcome = follow(shared).await;
@@ -46,6 +50,7 @@ async fn follow(shared: &Shared) -> Result<()> {
     );
     let spec = json!({
         "cpu": 2, "memory": "512Mi", "osType": image.name, "disk": { "size": "3Gi" }, "terminationGracePeriodSeconds": 1,
+        "networks": [{ "name": "default", "type": "Nat" }, { "name": "lab", "type": "Isolated" }],
         "cloudInit": {
             "sshAuthorizedKeys": [KEY],
             "userDataSecretRef": { "name": "boot" },
@@ -54,8 +59,10 @@ async fn follow(shared: &Shared) -> Result<()> {
     });
     let vm = TestVm::create(&shared.cluster, &namespace, "debbie", spec).await?;
     let network = format!(
-        "version: 2\nethernets:\n  lan0:\n    match: {{ macaddress: '{}' }}\n    set-name: lan0\n    dhcp4: true\n",
-        names::mac_address(vm.uid(), "default")
+        "version: 2\nethernets:\n  lan0:\n    match: {{ macaddress: '{}' }}\n    set-name: lan0\n    dhcp4: true\n  lab0:\n    \
+         match: {{ macaddress: '{}' }}\n    set-name: lab0\n    addresses: [{LAB}/24]\n",
+        names::mac_address(vm.uid(), "default"),
+        names::mac_address(vm.uid(), "lab"),
     );
     let data = secret("boot", json!({ "user-data": user_data, "network-config": network }))?;
     secrets(shared, &namespace).await?.create(&PostParams::default(), &data).await?;
@@ -69,7 +76,28 @@ async fn follow(shared: &Shared) -> Result<()> {
     let size = vm.http("/size").await?;
     let mebibytes: u64 = size.lines().last().unwrap_or_default().trim().parse().with_context(|| size.clone())?;
     ensure!(mebibytes > 2500, "the root file system has grown to the disk: {mebibytes} MiB");
+    the_agent_tells(shared, &vm).await?;
     vm.remove().await?;
     image.delete().await?;
     shared.drop_namespace(&namespace).await
+}
+
+/// The agent connects, and what it says is told.
+async fn the_agent_tells(shared: &Shared, vm: &TestVm<'_>) -> Result<()> {
+    vm.until_condition(types::GUEST_AGENT_CONNECTED, "True", "Connected").await?;
+    let is_told = |vm: &VirtualMachine| {
+        let status = vm.status.clone().unwrap_or_default();
+        let name = status.guest_os_info.and_then(|os| os.hostname);
+        name.as_deref() == Some("debbie") && status.addresses.iter().any(|address| address.address == LAB)
+    };
+    let status = vm.until("the guest tells of itself", BOOT, is_told).await?.status.context("a status")?;
+    let os = status.guest_os_info.context("just seen")?;
+    ensure!(os.id.as_deref() == Some("debian") && os.version_id.as_deref() == Some("12"), "{os:?}");
+    ensure!(os.name.is_some_and(|name| name.contains("Debian")) && os.machine.is_some(), "name and machine");
+    ensure!(os.kernel_release.is_some_and(|release| release.contains("cloud")), "the kernel's release");
+    let networks: Vec<_> = status.addresses.iter().map(|address| address.network.as_deref()).collect();
+    ensure!(networks == [Some("default"), Some("lab")], "{:?}", status.addresses);
+    let seen = shared.admin.get(&format!("/api/vms/{}", status.id.context("an id")?)).await?;
+    ensure!(seen["guest_agent"] == true && seen["guest_os"]["hostname"] == "debbie", "{seen}");
+    Ok(())
 }

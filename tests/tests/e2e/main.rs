@@ -3,6 +3,7 @@
 //! The cases run one after another, because many of them kill what the others stand on. `cargo test --test e2e NAME`
 //! runs those whose name contains NAME. The cluster is taken down whatever happens.
 
+mod adoption;
 mod authorization;
 mod bad_input;
 mod classes;
@@ -66,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         resize::a_running_guest_grows,
         resize::what_was_plugged_in_comes_back_with_a_snapshot,
         resize::less_waits_for_a_restart_and_is_charged_until_then,
+        adoption::a_guest_of_an_older_version_runs_on,
         trouble::a_panic_is_a_crash_with_a_name,
         trouble::a_crash_that_comes_again_backs_off,
         trouble::no_room_halts_a_guest_until_there_is_some,
@@ -128,7 +130,7 @@ fn main() -> anyhow::Result<()> {
         guest_data::over_rest,
         guest_data::only_its_own_host_is_told,
         guest_data::the_cluster_controller_is_away,
-        debian::cloud_init_follows_the_seed,
+        debian::cloud_init_and_the_guest_agent,
         networks::tenants_do_not_reach_each_other,
         networks::a_guest_that_pretends_is_not_heard,
         networks::only_bridges_that_are_allowed,

@@ -154,7 +154,14 @@ mod tests {
     }
 
     fn domain(power: Power, metadata: Metadata) -> DomainFacts {
-        DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 64, leases: Vec::new() }))
+        DomainFacts::Ours(Box::new(Domain {
+            power,
+            metadata,
+            cpu: 1,
+            memory_mib: 64,
+            leases: Vec::new(),
+            agent: false,
+        }))
     }
 
     fn off() -> Power {

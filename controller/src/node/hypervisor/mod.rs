@@ -8,6 +8,7 @@ use std::future::Future;
 use kvmoor_crds::{HostFeature, VirtType};
 
 use super::domain_xml::{Disk, DomainConfig};
+use super::guest_agent::GuestReport;
 use super::images::record::Content;
 use super::metadata::Metadata;
 use super::room::Room;
@@ -79,6 +80,8 @@ pub struct Domain {
     pub memory_mib: u64,
     /// Addresses that the network's DHCP server gave to its interfaces: MAC address and address.
     pub leases: Vec<Lease>,
+    /// Whether a guest agent has opened its channel, as libvirt knows without asking anybody.
+    pub agent: bool,
 }
 
 /// An address given to an interface.
@@ -241,6 +244,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn reset(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// Turns it off.
     fn destroy(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// What the guest agent says: of the operating system, and of the addresses of these interfaces. It waits for the
+    /// guest, for a while.
+    fn ask_guest(&self, uid: &str, macs: Vec<String>) -> impl Future<Output = Result<GuestReport, HvError>> + Send;
     /// What the running domain can be given without a restart.
     fn room(&self, uid: &str) -> impl Future<Output = Result<Room, HvError>> + Send;
     /// Plugs in CPUs, up to so many.

@@ -80,6 +80,7 @@ impl Model {
                 cpu: 1,
                 memory_mib: 256,
                 leases: Vec::new(),
+                agent: false,
             }))
         });
         let data = self.has_data.then(|| ("data".to_owned(), 5));

@@ -22,7 +22,7 @@ fn identity() -> Identity {
 }
 
 fn nat(mac: &str) -> Interface {
-    Interface { mac: mac.into(), network: NetworkType::Nat, bridge: None }
+    Interface { name: mac.into(), mac: mac.into(), network: NetworkType::Nat, bridge: None }
 }
 
 /// A running machine with a blank root disk and one more.
@@ -104,7 +104,7 @@ pub fn started(machine: &Machine) -> Metadata {
 
 fn domain(power: Power, metadata: Metadata) -> DomainFacts {
     let lease = Lease { mac: "52:54:00:00:00:01".into(), address: "192.168.122.2".parse().unwrap() };
-    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 256, leases: vec![lease] }))
+    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 256, leases: vec![lease], agent: false }))
 }
 
 fn observed(domain: DomainFacts) -> Observed {
@@ -575,7 +575,7 @@ impl World {
             disks: None,
             cloned: Default::default(),
             volumes,
-            remembered: Remembered { pressed_at: self.pressed_at, retried: None },
+            remembered: Remembered { pressed_at: self.pressed_at, ..Remembered::default() },
             told,
         };
         Observed::Complete(Box::new(facts))

@@ -1,6 +1,7 @@
-use kvmoor_crds::{Firmware, RestartPolicy, VirtType};
+use kvmoor_crds::{Firmware, GuestOsInfo, RestartPolicy, VirtType};
 
 use super::super::desired::{Identity, Interface, Root};
+use super::super::guest_agent::{Guest, GuestReport};
 use super::super::guest_data::Told;
 use super::super::hypervisor::{GuestFeatures, HostFacts, Lease, OffCause};
 use super::super::metadata::Metadata;
@@ -13,7 +14,7 @@ fn now() -> Timestamp {
 }
 
 fn nat(mac: &str) -> Interface {
-    Interface { mac: mac.into(), network: kvmoor_crds::NetworkType::Nat, bridge: None }
+    Interface { name: mac.into(), mac: mac.into(), network: kvmoor_crds::NetworkType::Nat, bridge: None }
 }
 
 fn machine(power: PowerState) -> Machine {
@@ -52,7 +53,7 @@ fn machine(power: PowerState) -> Machine {
 }
 
 fn domain(power: Power, metadata: Metadata) -> DomainFacts {
-    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 512, leases: Vec::new() }))
+    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 512, leases: Vec::new(), agent: false }))
 }
 
 fn complete(domain: DomainFacts) -> Observed {
@@ -186,10 +187,92 @@ fn addresses_are_in_the_order_of_the_interfaces() {
         lease("52:54:00:00:00:01", "10.0.0.1"),
         lease("52:54:00:00:00:09", "10.0.0.9"),
     ];
-    let running = Domain { power: Power::Running, metadata: Metadata::default(), cpu: 1, memory_mib: 1, leases };
+    let metadata = Metadata::default();
+    let running = Domain { power: Power::Running, metadata, cpu: 1, memory_mib: 1, leases, agent: false };
     let status = status(PowerState::Running, DomainFacts::Ours(Box::new(running)), None);
     let found: Vec<_> = status.addresses.iter().map(|address| address.address.as_str()).collect();
     assert_eq!(found, ["10.0.0.1", "fe80::1", "10.0.0.2"]);
+}
+
+/// A guest that runs, with these leases, and whether its agent is connected.
+fn on(leases: Vec<Lease>, agent: bool) -> DomainFacts {
+    let metadata = Metadata { started_at: Some(1_000), ..Metadata::default() };
+    DomainFacts::Ours(Box::new(Domain { power: Power::Running, metadata, cpu: 1, memory_mib: 1, leases, agent }))
+}
+
+/// The status that follows `previous` when this is known of the guest.
+fn next(domain: DomainFacts, guest: Guest, previous: &VirtualMachineStatus) -> VirtualMachineStatus {
+    let Observed::Complete(mut facts) = complete(domain) else { panic!() };
+    facts.remembered.guest = guest;
+    let desired = Desired::Present(Box::new(machine(PowerState::Running)));
+    of(&desired, &Observed::Complete(facts), None, previous, Some(3), now())
+}
+
+fn said(addresses: &[(&str, &str)]) -> Guest {
+    let os = GuestOsInfo { name: Some("Debian".into()), ..GuestOsInfo::default() };
+    let lease = |(mac, address): &(&str, &str)| Lease { mac: (*mac).into(), address: address.parse().unwrap() };
+    let report = GuestReport { os, addresses: addresses.iter().map(lease).collect() };
+    Guest { report: Some(report), ..Guest::default() }
+}
+
+fn addresses_of(status: &VirtualMachineStatus) -> Vec<&str> {
+    status.addresses.iter().map(|address| address.address.as_str()).collect()
+}
+
+const FIRST: &str = "52:54:00:00:00:01";
+const SECOND: &str = "52:54:00:00:00:02";
+
+#[test]
+fn the_guest_agent_says_the_addresses_that_the_dhcp_server_does_not() {
+    let lease = Lease { mac: FIRST.into(), address: "10.0.0.1".parse().unwrap() };
+    let guest = said(&[(FIRST, "10.9.9.9"), (SECOND, "10.77.0.5")]);
+    let first = next(on(vec![lease.clone()], true), guest.clone(), &VirtualMachineStatus::default());
+    assert_eq!(addresses_of(&first), ["10.0.0.1", "10.77.0.5"]);
+    assert_eq!(first.addresses[1].network.as_deref(), Some(SECOND));
+    assert_eq!(first.guest_os_info.as_ref().and_then(|os| os.name.as_deref()), Some("Debian"));
+
+    // Neither the end of the lease nor that of the agent takes an address away.
+    for (leases, guest) in [(vec![lease.clone()], Guest::default()), (Vec::new(), Guest::default())] {
+        let later = next(on(leases, false), guest, &first);
+        assert_eq!(addresses_of(&later), ["10.0.0.1", "10.77.0.5"]);
+        assert_eq!(later.guest_os_info, first.guest_os_info);
+    }
+    let newer = next(on(Vec::new(), true), said(&[(SECOND, "10.77.0.6")]), &first);
+    assert_eq!(addresses_of(&newer), ["10.0.0.1", "10.77.0.6"], "what is newer takes the place of its own alone");
+
+    // Another run, and a guest that is off, have nothing of it.
+    let started = Metadata { started_at: Some(99_000), ..Metadata::default() };
+    for facts in [domain(Power::Running, started), domain(Power::Off(OffCause::Other), Metadata::default())] {
+        let other = next(facts, Guest::default(), &first);
+        assert!(other.addresses.is_empty() && other.guest_os_info.is_none(), "{other:?}");
+    }
+}
+
+#[test]
+fn addresses_of_an_older_version_are_kept() {
+    let mut old = next(on(Vec::new(), true), said(&[(SECOND, "10.77.0.5")]), &VirtualMachineStatus::default());
+    old.addresses[0].network = None;
+    assert_eq!(addresses_of(&next(on(Vec::new(), false), Guest::default(), &old)), ["10.77.0.5"]);
+}
+
+#[test]
+fn the_guest_agent_is_told_of_once_it_was_there() {
+    let none = next(on(Vec::new(), false), Guest::default(), &VirtualMachineStatus::default());
+    assert_eq!(conditions::find(&none.conditions, types::GUEST_AGENT_CONNECTED), None);
+    let there = next(on(Vec::new(), true), Guest::default(), &none);
+    assert_eq!(condition(&there, types::GUEST_AGENT_CONNECTED), ("True", "Connected"));
+    let moment = next(on(Vec::new(), false), Guest::default(), &there);
+    assert_eq!(condition(&moment, types::GUEST_AGENT_CONNECTED), ("True", "Connected"));
+    let away = Guest { is_away: true, ..Guest::default() };
+    let gone = next(on(Vec::new(), false), away, &there);
+    assert_eq!(condition(&gone, types::GUEST_AGENT_CONNECTED), ("False", "NotConnected"));
+    let silent = next(on(Vec::new(), true), Guest { is_silent: true, ..Guest::default() }, &gone);
+    assert_eq!(condition(&silent, types::GUEST_AGENT_CONNECTED), ("False", "NotAnswering"));
+    let off = next(domain(Power::Off(OffCause::Other), Metadata::default()), Guest::default(), &there);
+    assert_eq!(condition(&off, types::GUEST_AGENT_CONNECTED), ("False", "NotConnected"));
+    for status in [none, there, gone, silent] {
+        assert_eq!(condition(&status, types::READY).0, "True", "a guest without one is as ready");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use virt_sys as sys;
 use super::super::super::domain_xml::{self, DomainConfig};
 use super::super::super::metadata::{self, Metadata};
 use super::super::{Class, Domain, DomainFacts, HvError, Lease, Listed, OffCause, Power};
-use super::{disk_errors, error};
+use super::{disk_errors, error, guest};
 use crate::fault::side_effect;
 
 const CONFIG: u32 = sys::VIR_DOMAIN_AFFECT_CONFIG;
@@ -29,12 +29,14 @@ pub fn observe(connect: &Connect, uid: &str) -> Result<DomainFacts, HvError> {
     let power = power(&domain)?;
     let info = domain.info().map_err(|source| error::from("read the domain's resources", &source))?;
     let leases = if power.is_active() { leases(&domain) } else { Vec::new() };
+    let agent = power.is_active() && guest::is_connected(&domain)?;
     Ok(DomainFacts::Ours(Box::new(Domain {
         power,
         metadata,
         cpu: info.nr_virt_cpu,
         memory_mib: info.max_mem.div_ceil(1024),
         leases,
+        agent,
     })))
 }
 
@@ -112,11 +114,16 @@ fn paused(reason: Paused) -> Power {
 
 /// Addresses from the network's DHCP server. Not to get them is not worth failing for: they are told when they come.
 fn leases(domain: &VirtDomain) -> Vec<Lease> {
-    let source = sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE;
-    let Ok(interfaces) = domain.interface_addresses(source, 0) else {
-        return Vec::new();
-    };
-    interfaces
+    addresses(domain, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE).unwrap_or_default()
+}
+
+/// All addresses that a source tells.
+pub fn addresses(
+    domain: &VirtDomain,
+    source: sys::virDomainInterfaceAddressesSource,
+) -> Result<Vec<Lease>, virt::error::Error> {
+    let interfaces = domain.interface_addresses(source, 0)?;
+    Ok(interfaces
         .into_iter()
         .filter_map(|interface| Some((interface.hwaddr?, interface.addrs)))
         .flat_map(|(mac, addresses)| {
@@ -124,7 +131,7 @@ fn leases(domain: &VirtDomain) -> Vec<Lease> {
                 Some(Lease { mac: mac.clone(), address: address.addr.parse::<IpAddr>().ok()? })
             })
         })
-        .collect()
+        .collect())
 }
 
 /// All domains whose name starts so.

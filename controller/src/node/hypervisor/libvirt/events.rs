@@ -98,6 +98,7 @@ impl Subscriptions {
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_WATCHDOG, with_number as *const (), sink)?;
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_PMWAKEUP, with_number as *const (), sink)?;
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_PMSUSPEND, with_number as *const (), sink)?;
+        subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, with_state as *const (), sink)?;
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, with_text as *const (), sink)?;
         subscriptions.register(sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED, with_text as *const (), sink)?;
         subscriptions.watch_close(closed)?;
@@ -198,6 +199,17 @@ unsafe extern "C" fn with_number(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     _number: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt's contract.
+    unsafe { pass_on(domain, opaque) };
+}
+
+unsafe extern "C" fn with_state(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _state: c_int,
+    _reason: c_int,
     opaque: *mut c_void,
 ) {
     // SAFETY: libvirt's contract.

@@ -150,6 +150,14 @@ fn fields(domain: &Domain) -> Result<Fields, HvError> {
     Ok(fields)
 }
 
+/// The name and value of a parameter that is a text.
+pub fn text(parameter: &sys::virTypedParameter) -> Option<(String, String)> {
+    match read(parameter)? {
+        (name, Value::Text(text)) => Some((name, text)),
+        (_, Value::Number(_)) => None,
+    }
+}
+
 fn read(parameter: &sys::virTypedParameter) -> Option<(String, Value)> {
     // SAFETY: libvirt ends the name within the array by NUL.
     let name = unsafe { CStr::from_ptr(parameter.field.as_ptr()) }.to_str().ok()?.to_owned();

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use kvmoor_crds::agent::Stats;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 
 use super::super::args::VirtSetting;
 use super::super::domain_xml::{Disk, DomainConfig};
+use super::super::guest_agent::GuestReport;
 use super::super::images::record::{Content, Record};
 use super::super::metadata::Metadata;
 use super::super::metrics::LibvirtCalls;
@@ -21,7 +22,7 @@ use super::super::room::Room;
 use super::super::serial_log;
 use super::super::snapshot_xml::SnapshotFacts;
 use super::super::volume_xml::Volume;
-use super::{DiskFacts, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Resumption};
+use super::{Class, DiskFacts, DomainFacts, HostFacts, HvError, Hypervisor, ImageFacts, Listed, Resumption};
 
 mod calls;
 mod clone;
@@ -32,6 +33,7 @@ mod display;
 mod domain;
 mod error;
 mod events;
+mod guest;
 mod guests;
 mod host;
 mod image;
@@ -57,6 +59,12 @@ const CHANGE: Duration = Duration::from_secs(120);
 const LONG: Duration = Duration::from_secs(1800);
 /// Bytes a second that a copy has at least, beyond [`LONG`].
 const SLOWEST: u64 = 10 << 20;
+/// For what waits for a guest agent, beyond what libvirt itself waits for each answer.
+const GUEST: Duration = Duration::from_secs(60);
+/// How long a call waits for its turn to speak with a guest.
+const TURN: Duration = Duration::from_secs(60);
+/// Calls of a kind that wait for guests at a time: those that do not answer keep only so many of libvirt's threads.
+const GUESTS_AT_ONCE: usize = 4;
 /// The pool's directory is not read anew more often than this for an image that it does not have.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
 
@@ -83,6 +91,8 @@ pub struct Libvirt {
     connection: Connection,
     calls: calls::Calls,
     refreshed: Arc<Mutex<Option<Instant>>>,
+    /// Turns for questions to guest agents.
+    questions: Arc<Semaphore>,
 }
 
 impl Libvirt {
@@ -98,7 +108,8 @@ impl Libvirt {
         let calls = calls::Calls::new();
         let (sink, source) = events::channel();
         let (connection, keep) = connection::open(settings.clone(), calls.clone(), sink, stop);
-        Ok((Self { settings, connection, calls, refreshed: Arc::default() }, source, keep))
+        let questions = Arc::new(Semaphore::new(GUESTS_AT_ONCE));
+        Ok((Self { settings, connection, calls, refreshed: Arc::default(), questions }, source, keep))
     }
 
     /// The connection, to wait for its coming and going.
@@ -206,6 +217,24 @@ impl Libvirt {
     ) -> Result<T, HvError> {
         let live = self.connection.get().await?;
         self.calls.run(op, deadline, move || call(&live.connect)).await
+    }
+
+    /// A call that waits for a guest, when it is its turn. It keeps its turn as long as libvirt waits.
+    async fn guest_call<T: Send + 'static>(
+        &self,
+        turns: &Arc<Semaphore>,
+        op: &'static str,
+        call: impl FnOnce(&Connect) -> Result<T, HvError> + Send + 'static,
+    ) -> Result<T, HvError> {
+        let turn = match tokio::time::timeout(TURN, Arc::clone(turns).acquire_owned()).await {
+            Ok(Ok(turn)) => turn,
+            _ => return Err(HvError::new(Class::Busy, op, "too many other guests do not answer")),
+        };
+        let call = move |connect: &Connect| {
+            let _turn = turn;
+            call(connect)
+        };
+        self.call(op, GUEST, call).await
     }
 
     /// A change of one domain.
@@ -351,6 +380,12 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, uid: &str) -> Result<(), HvError> {
         self.change("turn the domain off", uid, domain::destroy).await
+    }
+
+    async fn ask_guest(&self, uid: &str, macs: Vec<String>) -> Result<GuestReport, HvError> {
+        let uid = uid.to_owned();
+        let ask = move |connect: &Connect| guest::ask(connect, &uid, &macs);
+        self.guest_call(&self.questions, "ask the guest agent", ask).await
     }
 
     async fn room(&self, uid: &str) -> Result<Room, HvError> {

@@ -1,0 +1,114 @@
+//! The guest agent: blocking calls, one connection each, for the pool of `calls`.
+//!
+//! libvirt is told how long it waits for an answer: by itself it would wait for ever. What the guest puts into an error is
+//! cleaned, and never decides what follows.
+
+use std::ffi::c_int;
+
+use virt::connect::Connect;
+use virt::domain::Domain as VirtDomain;
+use virt::enumutil::Enum;
+use virt::error::{Error, ErrorNumber};
+use virt_sys as sys;
+
+use super::super::super::domain_xml::AGENT_CHANNEL;
+use super::super::super::guest_agent::{GuestReport, clean, usable};
+use super::super::super::snapshot_xml::{attribute, walk};
+use super::super::{Class, HvError};
+use super::{domain, error, measure};
+
+/// How long libvirt waits for each answer, in seconds.
+const PATIENCE: c_int = 10;
+
+/// Whether an agent has opened the channel. libvirt knows it from QEMU's events; nobody is asked.
+pub fn is_connected(domain: &VirtDomain) -> Result<bool, HvError> {
+    let op = "read the domain's configuration";
+    let Some(xml) = error::found(op, domain.xml_desc(0))? else { return Ok(false) };
+    is_open(&xml).ok_or_else(|| HvError::new(Class::Failed, op, "it cannot be read"))
+}
+
+/// Whether the channel is open, in the XML of a running domain. `None` where it is no XML.
+fn is_open(xml: &str) -> Option<bool> {
+    let mut is_open = false;
+    walk(xml, |path, start, _| {
+        if let (["domain", "devices", "channel", "target"], Some(start)) = (path, start)
+            && attribute(start, "name").as_deref() == Some(AGENT_CHANNEL)
+        {
+            is_open = attribute(start, "state").as_deref() == Some("connected");
+        }
+    })?;
+    Some(is_open)
+}
+
+/// Asks for the operating system, the host name and the addresses of these interfaces.
+pub fn ask(connect: &Connect, uid: &str, macs: &[String]) -> Result<GuestReport, HvError> {
+    let op = "ask the guest agent";
+    let domain = find(connect, uid, op)?;
+    let mut report = GuestReport::default();
+    for (key, text) in texts(&domain, sys::VIR_DOMAIN_GUEST_INFO_OS).map_err(|source| from(op, &source))? {
+        report.take(&key, &text);
+    }
+    // An old agent does not know the question for the host name.
+    for (key, text) in texts(&domain, sys::VIR_DOMAIN_GUEST_INFO_HOSTNAME).unwrap_or_default() {
+        report.take(&key, &text);
+    }
+    let said = domain::addresses(&domain, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT);
+    report.addresses = usable(said.map_err(|source| from(op, &source))?, macs);
+    Ok(report)
+}
+
+/// The texts that the agent gives of some kind.
+fn texts(domain: &VirtDomain, kind: sys::virDomainGuestInfoTypes) -> Result<Vec<(String, String)>, Error> {
+    let mut parameters: sys::virTypedParameterPtr = std::ptr::null_mut();
+    let mut count: c_int = 0;
+    // SAFETY: the domain is alive, and libvirt fills in the list and its length.
+    let result = unsafe { sys::virDomainGetGuestInfo(domain.as_ptr(), kind, &raw mut parameters, &raw mut count, 0) };
+    if result < 0 || parameters.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: libvirt returned `count` parameters, which nobody changes until they are freed below.
+    let all = unsafe { std::slice::from_raw_parts(parameters, usize::try_from(count).unwrap_or_default()) };
+    let texts = all.iter().filter_map(measure::text).collect();
+    // SAFETY: it is what virDomainGetGuestInfo returned, and nothing refers to it any more.
+    unsafe { sys::virTypedParamsFree(parameters, count) };
+    Ok(texts)
+}
+
+/// The domain, with libvirt told how long to wait for its agent.
+fn find(connect: &Connect, uid: &str, op: &'static str) -> Result<VirtDomain, HvError> {
+    let domain = connect.lookup_domain_by_uuid_string(uid).map_err(|source| from(op, &source))?;
+    // SAFETY: the domain is alive.
+    if unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), PATIENCE, 0) } < 0 {
+        return Err(from(op, &Error::last_error()));
+    }
+    Ok(domain)
+}
+
+/// The class of an error by its number alone: its text may be the guest's.
+fn from(op: &'static str, source: &Error) -> HvError {
+    let class = match source.code() {
+        Enum::Known(ErrorNumber::NoDomain) => Class::NotFound,
+        Enum::Known(ErrorNumber::NoConnect | ErrorNumber::InvalidConn | ErrorNumber::Rpc) => Class::Disconnected,
+        Enum::Known(ErrorNumber::OperationTimeout) => Class::Busy,
+        Enum::Known(ErrorNumber::OperationInvalid) => Class::Stale,
+        _ => Class::Failed,
+    };
+    HvError::new(class, op, &clean(source.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_channel_says_whether_it_is_open() {
+        let xml = |target: &str| format!("<domain><devices><channel type='unix'>{target}</channel></devices></domain>");
+        let open = "<target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>";
+        assert_eq!(is_open(&xml(open)), Some(true));
+        assert_eq!(is_open(&xml(&open.replace("connected", "disconnected"))), Some(false));
+        assert_eq!(is_open(&xml(&open.replace(" state='connected'", ""))), Some(false));
+        assert_eq!(is_open(&xml(&open.replace("guest_agent", "other"))), Some(false));
+        assert_eq!(is_open("<domain/>"), Some(false));
+        assert_eq!(is_open("no XML <"), None);
+    }
+}
