@@ -79,7 +79,7 @@ pub struct VirtualMachineSnapshotStatus {
     /// Whether it holds the guest's memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub has_memory: Option<bool>,
-    /// How it was taken: Online is of a guest that was on. How much space it takes libvirt does not tell.
+    /// How it was taken, in KubeVirt's words: Online is of a guest that was on; with GuestAgent its file systems were frozen meanwhile, with QuiesceFailed its agent did not freeze them in time, with NoGuestAgent no agent was asked. How much space it takes libvirt does not tell.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indications: Vec<String>,
     /// Conditions, by type.

@@ -61,6 +61,7 @@ const NO_REASONS: &[&str] = &[
     "Synchronized",
     "TakeSnapshot",
     "TenantReady",
+    "Thaw",
     "True",
     "Undefine",
     "Unknown",

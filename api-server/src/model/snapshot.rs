@@ -42,6 +42,10 @@ pub struct Snapshot {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub has_memory: Option<bool>,
+    /// How it was taken: Online is of a guest that was on; GuestAgent, QuiesceFailed or NoGuestAgent say whether its file
+    /// systems were frozen meanwhile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indications: Vec<String>,
 }
 
 impl Snapshot {
@@ -62,6 +66,7 @@ impl Snapshot {
             phase: phase(snapshot).as_str().to_owned(),
             message: message(snapshot),
             has_memory: status.has_memory,
+            indications: status.indications.clone(),
         })
     }
 }

@@ -10,10 +10,12 @@ use super::context::Context;
 use super::desired::Machine;
 use super::execute::Failure;
 use super::hypervisor::{Class, DomainFacts, HvError, Hypervisor};
+use super::metadata::Metadata;
 use super::observe::Observed;
 use super::operation::{self, Decision, Kind, Operation, Outcome, decide};
 use super::publish::PublishError;
 use super::queue::Request;
+use super::quiesce::{self, Relief};
 use super::reconcile::ReconcileError;
 use super::report;
 use super::tell::{Progress, tell};
@@ -34,6 +36,10 @@ pub async fn advance<H: Hypervisor>(
     let Observed::Complete(facts) = observed else { return Ok(None) };
     let DomainFacts::Ours(domain) = &facts.domain else { return Ok(None) };
     let uid = machine.identity.uid.as_str();
+    let relief = quiesce::relieve(ctx, domain).await;
+    if relief == Relief::Given {
+        return Ok(Some(Duration::ZERO));
+    }
     let queue = ctx.queue.of(
         &machine.identity,
         |snapshot| ctx.told.snapshots.newest(snapshot),
@@ -45,12 +51,15 @@ pub async fn advance<H: Hypervisor>(
     };
     let Some((operation, request)) = head else {
         if domain.metadata.restoring.is_none() {
-            return Ok(None);
+            return Ok(relief.again());
         }
         tracing::warn!(vm.uid = uid, "the restore that was begun is not asked for any more");
         let decision = operation::without_restoring(&domain.metadata);
-        return Ok(Some(perform(ctx, uid, "", &decision).await.map_or(CHANGING, |()| Duration::ZERO)));
+        return Ok(Some(perform(ctx, &domain.metadata, "", &decision).await.map_or(CHANGING, |()| Duration::ZERO)));
     };
+    if let (Kind::Take { .. }, Relief::Soon(delay)) = (operation.kind, relief) {
+        return Ok(Some(delay));
+    }
     let snapshot = match ctx.hypervisor.snapshot(uid, &operation.libvirt_name).await {
         Ok(snapshot) => snapshot,
         Err(error) => return failed(ctx, operation, request, &error).await,
@@ -76,7 +85,7 @@ pub async fn advance<H: Hypervisor>(
             ctx.operation_failures.succeeded(&operation.uid);
             return Ok(Some(Duration::ZERO));
         }
-        Decision::Take | Decision::Delete | Decision::Record(_) | Decision::Revert { .. } => {}
+        Decision::Take { .. } | Decision::Delete | Decision::Record(_) | Decision::Revert { .. } => {}
     }
     let gives_up = matches!(&decision, Decision::Record(metadata) if metadata.restoring.is_none());
     if let Some((_, remaining)) = held.filter(|_| !gives_up) {
@@ -90,7 +99,7 @@ pub async fn advance<H: Hypervisor>(
     if !gives_up {
         tell(&ctx.client, &ctx.told, operation, request, Progress::Begun(None)).await.or_else(tolerated)?;
     }
-    match perform(ctx, uid, &operation.libvirt_name, &decision).await {
+    match perform(ctx, &domain.metadata, &operation.libvirt_name, &decision).await {
         Ok(()) => Ok(Some(Duration::ZERO)),
         Err(error) => failed(ctx, operation, request, &error).await,
     }
@@ -98,13 +107,17 @@ pub async fn advance<H: Hypervisor>(
 
 async fn perform<H: Hypervisor>(
     ctx: &Context<H>,
-    uid: &str,
+    before: &Metadata,
     libvirt_name: &str,
     decision: &Decision,
 ) -> Result<(), HvError> {
     let started = Instant::now();
+    let uid = before.uid.as_str();
     let (step, result) = match decision {
-        Decision::Take => ("TakeSnapshot", ctx.hypervisor.take_snapshot(uid, libvirt_name).await),
+        Decision::Take { frozen: true } => {
+            ("TakeSnapshot", quiesce::take(&*ctx.hypervisor, before, libvirt_name).await)
+        }
+        Decision::Take { frozen: false } => ("TakeSnapshot", ctx.hypervisor.take_snapshot(uid, libvirt_name).await),
         Decision::Delete => ("DeleteSnapshot", ctx.hypervisor.delete_snapshot(uid, libvirt_name).await),
         Decision::Record(metadata) => ("Record", ctx.hypervisor.record(metadata).await),
         Decision::Revert { metadata, resumption } => {

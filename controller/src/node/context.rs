@@ -20,6 +20,7 @@ use super::metrics::Metrics;
 use super::observe::Remembered;
 use super::publish::Written;
 use super::queue::Queue;
+use super::quiesce;
 use super::retries::Retries;
 use super::tell::AllTold;
 use super::turns::Turns;
@@ -63,6 +64,8 @@ pub struct Context<H> {
     pub told: AllTold,
     /// Steps of theirs that failed, by the UID of the snapshot or restore.
     pub operation_failures: Backoff<Failure>,
+    /// Guests that did not thaw.
+    pub thaws: Backoff<()>,
     /// What is counted.
     pub metrics: Metrics,
     /// Told when a snapshot or a virtual machine came, went or changed.
@@ -82,6 +85,7 @@ impl<H> Context<H> {
         self.presses.forget(uid);
         self.retries.forget(uid);
         self.copier.forget(uid);
+        self.thaws.succeeded(uid);
         self.guests.forget(uid);
         self.known.forget(uid);
     }
@@ -92,6 +96,7 @@ impl<H> Context<H> {
             pressed_at: self.presses.last(uid),
             retried: self.retries.of(uid),
             guest: self.guests.of(uid, Instant::now()),
+            is_frozen: quiesce::is_frozen(self, uid),
         }
     }
 

@@ -43,6 +43,27 @@ pub struct Settling {
     pub snapshots: Vec<String>,
 }
 
+/// How far the guest's file systems were frozen for a snapshot. While it is recorded they may be frozen still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// The guest agent is being asked to.
+    Begun,
+    /// They are frozen.
+    Done,
+    /// The agent did not say that they are.
+    Failed,
+}
+
+impl Freeze {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The element's content. Times are milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {
@@ -88,6 +109,9 @@ pub struct Metadata {
     /// UID of the restore that made the domain what it is. It comes with the snapshot's own configuration, in which it
     /// is written before: so it is there if, and only if, the restore was done.
     pub restored: Option<String>,
+    /// The guest's file systems may be frozen. A snapshot that was taken meanwhile has it too, so that whoever brings the
+    /// guest back to it thaws it.
+    pub freeze: Option<Freeze>,
 }
 
 impl Metadata {
@@ -133,6 +157,7 @@ impl Metadata {
             settling,
             restoring,
             restored,
+            freeze,
         } = self;
         let mut element = element
             .attr("uid", uid)
@@ -158,6 +183,7 @@ impl Metadata {
             ("apply", settling.as_ref().and_then(|settling| settling.apply.clone())),
             ("restoring", restoring.clone()),
             ("restored", restored.clone()),
+            ("freeze", freeze.map(|freeze| freeze.as_str().to_owned())),
         ];
         for (key, value) in optional {
             if let Some(value) = value {
@@ -215,6 +241,12 @@ impl Metadata {
             }),
             restoring: text("restoring"),
             restored: text("restored"),
+            freeze: match text("freeze").as_deref() {
+                Some("begun") => Some(Freeze::Begun),
+                Some("done") => Some(Freeze::Done),
+                Some(_) => Some(Freeze::Failed),
+                None => None,
+            },
         })
     }
 }
@@ -246,10 +278,13 @@ mod tests {
             settling: Some(Settling { apply: Some("s2".into()), snapshots: vec!["s1".into(), "s2".into()] }),
             restoring: Some("r2".into()),
             restored: Some("r1".into()),
+            freeze: Some(Freeze::Done),
         };
         let empty = Metadata { uid: "u".into(), ..Metadata::default() };
         let settling = Metadata { settling: Some(Settling::default()), ..empty.clone() };
-        for metadata in [full, empty, settling] {
+        let begun = Metadata { freeze: Some(Freeze::Begun), ..empty.clone() };
+        let failed = Metadata { freeze: Some(Freeze::Failed), ..empty.clone() };
+        for metadata in [full, empty, settling, begun, failed] {
             assert_eq!(Metadata::parse(&metadata.to_bare_element().render()).as_ref(), Some(&metadata));
             assert_eq!(Metadata::parse(&metadata.to_element().render()), Some(metadata));
         }

@@ -54,6 +54,7 @@ mod orphans;
 mod plan;
 mod publish;
 mod queue;
+mod quiesce;
 mod reconcile;
 mod report;
 mod retries;
@@ -186,6 +187,7 @@ pub async fn run(
         told: Default::default(),
         metrics,
         operation_failures: Default::default(),
+        thaws: Default::default(),
         snapshots_changed,
         guests,
         guest_data,

@@ -61,6 +61,8 @@ pub struct Remembered {
     pub retried: Option<Tried>,
     /// What it knows of the guest agent.
     pub guest: Guest,
+    /// Whether the guest did not thaw when its agent was last asked to.
+    pub is_frozen: bool,
 }
 
 /// Finds out what is.

@@ -49,7 +49,10 @@ pub enum Decision {
     /// Nothing yet: the domain is changing.
     Wait,
     /// Take the snapshot.
-    Take,
+    Take {
+        /// With the guest's file systems frozen by its agent.
+        frozen: bool,
+    },
     /// Delete the snapshot.
     Delete,
     /// Record that the restore begins, or that it is given up.
@@ -166,7 +169,8 @@ fn take(machine: &Machine, domain: &Domain, include_memory: bool) -> Decision {
             "A snapshot of a guest that is on always holds its memory; set includeMemory, or stop it before.",
         );
     }
-    Decision::Take
+    // One that does not thaw is not to freeze. Halted, it cannot.
+    Decision::Take { frozen: domain.agent && domain.power == Power::Running && domain.metadata.freeze.is_none() }
 }
 
 /// Why the guest cannot be what it was within what it is admitted with now.
@@ -195,6 +199,8 @@ fn revert(
         config: snapshot.config.clone(),
         restoring: None,
         restored: Some(operation.uid.clone()),
+        // What its memory was frozen with, it is frozen with again.
+        freeze: snapshot.freeze.filter(|_| snapshot.has_memory),
         ..present.clone()
     };
     let resumption = if snapshot.has_memory {

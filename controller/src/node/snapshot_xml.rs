@@ -7,7 +7,7 @@
 use quick_xml::events::{BytesStart, BytesText, Event};
 use quick_xml::{Reader, Writer, XmlVersion};
 
-use super::metadata::Metadata;
+use super::metadata::{Freeze, Metadata};
 use super::xml::Element;
 
 /// A disk as it stands in a domain's configuration.
@@ -34,6 +34,8 @@ pub struct SnapshotFacts {
     pub memory_mib: u64,
     /// Fingerprint of the configuration that a revert brings back.
     pub config: String,
+    /// How far the guest's file systems were frozen, where an agent was asked for it.
+    pub freeze: Option<Freeze>,
 }
 
 /// The XML that asks for a snapshot. Disks that cannot keep one, such as the seed, are left out of it.
@@ -93,7 +95,7 @@ pub fn disks(domain_xml: &str) -> Option<Vec<DomainDisk>> {
 /// What a snapshot says of itself. `None` where it is not one, or not of a domain of ours.
 pub fn facts(snapshot_xml: &str) -> Option<SnapshotFacts> {
     let mut facts = SnapshotFacts::default();
-    let mut config = None;
+    let mut metadata = None;
     let mut plugged_in = None;
     walk(snapshot_xml, |path, start, text| match (path, start, text) {
         (["domainsnapshot", "memory"], Some(start), _) => {
@@ -113,12 +115,12 @@ pub fn facts(snapshot_xml: &str) -> Option<SnapshotFacts> {
         }
         // The persistent configuration comes last, and is the one that the metadata is read from.
         (["domainsnapshot", "domain" | "inactiveDomain", "metadata", "kvmoor:vm"], Some(start), _) => {
-            config = Metadata::from_attributes(start).map(|metadata| metadata.config).or_else(|| config.take());
+            metadata = Metadata::from_attributes(start).or_else(|| metadata.take());
         }
         _ => {}
     })?;
-    facts.config = config?;
-    Some(facts)
+    let Metadata { config, freeze, .. } = metadata?;
+    Some(SnapshotFacts { config, freeze, ..facts })
 }
 
 /// The same snapshot with this metadata in each configuration that it holds. `None` where it holds none of ours.
@@ -236,8 +238,11 @@ mod tests {
             cpu: 2,
             memory_mib: 64,
             config: "new".to_owned(),
+            freeze: None,
         };
         assert_eq!(facts(SNAPSHOT), Some(expected));
+        let frozen = SNAPSHOT.replace("config=\"new\"", "config=\"new\" freeze=\"done\"");
+        assert_eq!(facts(&frozen).unwrap().freeze, Some(Freeze::Done));
         assert_eq!(facts(&SNAPSHOT.replace(" current='2'", "")).unwrap().cpu, 4);
         assert!(!facts(&SNAPSHOT.replace("'internal'/>\n  <disks>", "'no'/>\n  <disks>")).unwrap().has_memory);
         for not_ours in ["", "<domainsnapshot/>", "<domainsnapshot>", "text"] {

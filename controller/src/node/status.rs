@@ -74,7 +74,7 @@ pub fn of(
         (Desired::Absent { .. }, _) => deleting(facts, failure),
         (Desired::Present(machine), DomainFacts::Ours(domain)) => {
             let mut report = present(machine, domain, failure, now);
-            report.findings.extend(guest::agent(domain, &facts.remembered.guest, &previous.conditions));
+            report.findings.extend(guest::agent(domain, &facts.remembered, &previous.conditions));
             report
         }
         (Desired::Present(_), DomainFacts::Missing | DomainFacts::Foreign(_)) => not_defined(failure),

@@ -19,9 +19,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::metadata::Freeze;
 use super::operation::{Kind, Operation, Outcome};
 use super::publish::{DEADLINE, PublishError, is_newer};
 use super::queue::Request;
+use super::snapshot_xml::SnapshotFacts;
 
 /// How far an operation is.
 #[derive(Debug, Clone, Copy)]
@@ -121,8 +123,7 @@ fn snapshot_status(
         Progress::Over(Outcome::Taken(facts)) => {
             status.created_at = Timestamp::from_second(facts.created_at).ok().map(Time);
             status.has_memory = Some(facts.has_memory);
-            // With its memory a guest goes on where it was, so that nothing in it has to be quiet for the disks' sake.
-            status.indications = facts.has_memory.then(|| "Online".to_owned()).into_iter().collect();
+            status.indications = indications(facts).iter().map(|word| (*word).to_owned()).collect();
             findings.push(ready(true, "Taken", "It can be restored."));
             SnapshotPhase::Ready
         }
@@ -150,6 +151,17 @@ fn snapshot_status(
     });
     put(&mut status.conditions, findings, snapshot.metadata.generation, now);
     status
+}
+
+/// How it was taken, in KubeVirt's words.
+fn indications(facts: &SnapshotFacts) -> &'static [&'static str] {
+    match (facts.has_memory, facts.freeze) {
+        (false, _) => &[],
+        (true, Some(Freeze::Done)) => &["Online", "GuestAgent"],
+        // With its memory a guest goes on where it was, frozen or not.
+        (true, Some(Freeze::Begun | Freeze::Failed)) => &["Online", "QuiesceFailed"],
+        (true, None) => &["Online", "NoGuestAgent"],
+    }
 }
 
 fn restore_status(
@@ -216,5 +228,19 @@ where
             told.keep(written);
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indications_say_how_it_was_taken() {
+        let of = |has_memory, freeze| indications(&SnapshotFacts { has_memory, freeze, ..SnapshotFacts::default() });
+        assert_eq!(of(false, None), [""; 0]);
+        assert_eq!(of(true, None), ["Online", "NoGuestAgent"]);
+        assert_eq!(of(true, Some(Freeze::Done)), ["Online", "GuestAgent"]);
+        assert_eq!(of(true, Some(Freeze::Failed)), ["Online", "QuiesceFailed"]);
     }
 }

@@ -6,23 +6,31 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::api::PostParams;
-use kvmoor_crds::conditions::types;
-use kvmoor_crds::{Phase, VirtualMachine, names};
+use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::{Phase, RestorePhase, SnapshotPhase, VirtualMachine, names};
 use kvmoor_dev::{binaries, debian_image};
 use kvmoor_tests::files::{Files, Serve};
 use kvmoor_tests::vm::{TestVm, in_phase};
 use kvmoor_tests::wait;
 use serde_json::json;
 
+use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
 use crate::guest_data::{SECRET, SEEN, secret, secrets};
 use crate::images::{TestImage, restart_with, sha256};
 use crate::shared::Shared;
+use crate::snapshots::{TestRestore, TestSnapshot};
 
 /// A Debian in software on a loaded machine has booted by then.
 const BOOT: Duration = Duration::from_secs(400);
 const LARGEST: &str = "KVMOOR_LARGEST_IMAGE";
 /// The guest's address on the isolated network, where only its agent can tell it.
 const LAB: &str = "10.77.0.5";
+/// Has the guest note when its file systems are frozen and thawed; once after it was told to, it is slow to freeze.
+const HOOK: &str = "write_files:\n- path: /etc/qemu/fsfreeze-hook.d/note\n  permissions: '0755'\n  content: |\n    #!/bin/sh\n    \
+                    [ $1 = freeze ] && rm /run/slow && sleep 25\n    mkdir -p /run/www && echo $1 >>/run/www/hook\n";
+/// Has the guest write to its disk all the time, and tell how often it could.
+const BEAT: &str = "- mkdir -p /run/www\n- nohup sh -c 'n=0; while sleep 1; do n=$((n + 1)); echo $n >/root/beat && sync \
+                    /root/beat && echo $n >/run/www/beat; done' > /dev/null 2>&1 &\n";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKyAKw27lhVRRYMIZtmHeBqJDPmSp5Fwvn3BBVy0ZzQO somebody";
 
 pub async fn cloud_init_and_the_guest_agent(shared: &Shared) -> Result<()> {
@@ -43,7 +51,7 @@ async fn follow(shared: &Shared) -> Result<()> {
 
     let namespace = shared.namespace("debian").await?;
     let user_data = format!(
-        "#cloud-config\n# {SECRET}\nusers: [default, {{ name: kim, groups: [sudo] }}]\nruncmd:\n- mkdir -p /run/www\n- cd \
+        "#cloud-config\n# {SECRET}\nusers: [default, {{ name: kim, groups: [sudo] }}]\n{HOOK}runcmd:\n{BEAT}- mkdir -p /run/www\n- cd \
          /run/www && id kim > kim && cat /home/debian/.ssh/authorized_keys > keys && df --output=size -m / > size\n- cd \
          /run/www && cp /var/lib/cloud/data/instance-id instance && cat /etc/network/interfaces.d/* > net && hostname > name\n\
          - cd /run/www && nohup python3 -m http.server 80 > /dev/null 2>&1 &\n"
@@ -77,6 +85,8 @@ async fn follow(shared: &Shared) -> Result<()> {
     let mebibytes: u64 = size.lines().last().unwrap_or_default().trim().parse().with_context(|| size.clone())?;
     ensure!(mebibytes > 2500, "the root file system has grown to the disk: {mebibytes} MiB");
     the_agent_tells(shared, &vm).await?;
+    the_agent_freezes(shared, &namespace, &vm).await?;
+    a_slow_agent(shared, &namespace, &vm).await?;
     vm.remove().await?;
     image.delete().await?;
     shared.drop_namespace(&namespace).await
@@ -99,5 +109,71 @@ async fn the_agent_tells(shared: &Shared, vm: &TestVm<'_>) -> Result<()> {
     ensure!(networks == [Some("default"), Some("lab")], "{:?}", status.addresses);
     let seen = shared.admin.get(&format!("/api/vms/{}", status.id.context("an id")?)).await?;
     ensure!(seen["guest_agent"] == true && seen["guest_os"]["hostname"] == "debbie", "{seen}");
+    Ok(())
+}
+
+/// The file systems are frozen for a snapshot, and thawed after it and after a restore of it, whatever crashes when.
+async fn the_agent_freezes(shared: &Shared, namespace: &str, vm: &TestVm<'_>) -> Result<()> {
+    let process = shared.cluster.node_controller(0)?;
+    let mut crashes = 0;
+    for n in 1.. {
+        ensure!(n < MOST, "more than {MOST} side effects");
+        arm(process, n).await?;
+        shared.cluster.wait_ready().await?;
+        let snapshot = TestSnapshot::create(shared, namespace, &format!("frozen-{n}"), "debbie").await?;
+        let is_over = || async {
+            let defined = vm.host().await?.virsh().run(&["dumpxml", "--inactive", &vm.domain()]).await?;
+            Ok(snapshot.phase().await? == Some(SnapshotPhase::Ready) && !defined.contains(" freeze="))
+        };
+        let ended = crash_or_finish(process, is_over).await?;
+        crashes += usize::from(matches!(ended, Ended::Crashed));
+        disarm(process).await?;
+        wait::until(&format!("snapshot {n} is taken, and the guest thawed"), SEEN, is_over, |over| *over).await?;
+        let indications = snapshot.get().await?.status.context("a status")?.indications;
+        ensure!(indications == ["Online", "GuestAgent"], "{n}: {indications:?}");
+        works_on(vm, &format!("after snapshot {n}")).await?;
+        if matches!(ended, Ended::Finished) {
+            break;
+        }
+    }
+    ensure!(crashes >= 7, "only {crashes} side effects were met: is the fault injection compiled in?");
+    println!("snapshot with frozen file systems: {crashes} points of crash");
+
+    let starts = vm.starts()?;
+    let restore = TestRestore::create(shared, namespace, "frozen-1").await?;
+    restore.until_phase(RestorePhase::Succeeded).await?;
+    ensure!(vm.starts()? == starts + 1, "a revert starts QEMU anew");
+    works_on(vm, "after the restore of what was frozen").await
+}
+
+/// An agent that does not freeze in time keeps nobody from taking the snapshot, and freezes the guest for no longer than
+/// it is itself busy with that.
+async fn a_slow_agent(shared: &Shared, namespace: &str, vm: &TestVm<'_>) -> Result<()> {
+    let freezes = || async { Ok(vm.http("/hook").await?.matches("freeze").count()) };
+    let before = freezes().await?;
+    let slow = json!({ "execute": "guest-exec", "arguments": { "path": "/usr/bin/touch", "arg": ["/run/slow"] } });
+    vm.host().await?.virsh().run(&["qemu-agent-command", &vm.domain(), &slow.to_string()]).await?;
+    let snapshot = TestSnapshot::create(shared, namespace, "slow", "debbie").await?;
+    let is_taken = |phase: &Option<SnapshotPhase>| *phase == Some(SnapshotPhase::Ready);
+    wait::until("the snapshot is taken all the same", SEEN, || snapshot.phase(), is_taken).await?;
+    let indications = snapshot.get().await?.status.context("a status")?.indications;
+    ensure!(indications == ["Online", "QuiesceFailed"], "{indications:?}");
+    wait::until("it freezes in the end", SEEN, freezes, |now| *now > before).await?;
+    works_on(vm, "after an agent was slow").await?;
+    let mended = |vm: &VirtualMachine| {
+        let conditions = vm.status.clone().unwrap_or_default().conditions;
+        conditions::is_true(&conditions, types::GUEST_AGENT_CONNECTED)
+    };
+    vm.until("its agent answers again", SEEN, mended).await?;
+    Ok(())
+}
+
+/// The guest was frozen, is thawed, and writes to its disk.
+async fn works_on(vm: &TestVm<'_>, when: &str) -> Result<()> {
+    let is_thawed = |hook: &String| hook.contains("freeze") && hook.ends_with("thaw");
+    wait::until(&format!("{when}: the guest is thawed"), SEEN, || vm.http("/hook"), is_thawed).await?;
+    let beat = || async { Ok(vm.http("/beat").await?.parse::<u64>()?) };
+    let before = wait::until(&format!("{when}: the guest answers"), SEEN, beat, |_| true).await?;
+    wait::until(&format!("{when}: the guest writes to its disk"), SEEN, beat, |now| *now > before).await?;
     Ok(())
 }

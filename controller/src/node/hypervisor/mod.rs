@@ -247,6 +247,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// What the guest agent says: of the operating system, and of the addresses of these interfaces. It waits for the
     /// guest, for a while.
     fn ask_guest(&self, uid: &str, macs: Vec<String>) -> impl Future<Output = Result<GuestReport, HvError>> + Send;
+    /// Has the guest agent freeze the guest's file systems. It waits for the guest, for a while; whatever comes of it, they
+    /// may be frozen then, or later.
+    fn freeze(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
+    /// Has the guest agent thaw them, whether they are frozen or not. It waits for the guest, for a while.
+    fn thaw(&self, uid: &str) -> impl Future<Output = Result<(), HvError>> + Send;
     /// What the running domain can be given without a restart.
     fn room(&self, uid: &str) -> impl Future<Output = Result<Room, HvError>> + Send;
     /// Plugs in CPUs, up to so many.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::desired::{Identity, Root};
 use super::super::hypervisor::OffCause;
-use super::super::metadata::Halt;
+use super::super::metadata::{Freeze, Halt};
 use super::super::seed::Seed;
 use super::*;
 
@@ -63,7 +63,7 @@ fn operation(kind: Kind) -> Operation {
 }
 
 fn facts(has_memory: bool) -> SnapshotFacts {
-    SnapshotFacts { created_at: 1, has_memory, cpu: 1, memory_mib: 256, config: "then".into() }
+    SnapshotFacts { created_at: 1, has_memory, cpu: 1, memory_mib: 256, config: "then".into(), freeze: None }
 }
 
 fn decided(
@@ -99,13 +99,36 @@ fn begun(power: Power) -> Domain {
 fn a_snapshot_is_taken_once() {
     let take = Kind::Take { include_memory: true };
     for power in [Power::Running, Power::Paused] {
-        assert_eq!(decided(PowerState::Running, &domain(power, metadata()), take, None, None), Decision::Take);
+        let decision = decided(PowerState::Running, &domain(power, metadata()), take, None, None);
+        assert_eq!(decision, Decision::Take { frozen: false });
     }
     let off = domain(OFF, metadata());
-    assert_eq!(decided(PowerState::Stopped, &off, take, None, None), Decision::Take);
+    assert_eq!(decided(PowerState::Stopped, &off, take, None, None), Decision::Take { frozen: false });
     let facts = facts(true);
     let over = decided(PowerState::Stopped, &off, take, Some(&facts), None);
     assert_eq!(over, Decision::Over(Outcome::Taken(facts)));
+}
+
+#[test]
+fn the_agent_freezes_a_guest_that_runs_and_is_not_frozen() {
+    let take = Kind::Take { include_memory: true };
+    let frozen = Metadata { freeze: Some(Freeze::Failed), ..metadata() };
+    let cases = [
+        (Power::Running, metadata(), true),
+        (Power::Paused, metadata(), false),
+        (Power::Running, frozen.clone(), false),
+    ];
+    for (power, metadata, expected) in cases {
+        let domain = Domain { agent: true, ..domain(power, metadata) };
+        let decision = decided(PowerState::Running, &domain, take, None, None);
+        assert_eq!(decision, Decision::Take { frozen: expected }, "{domain:?}");
+    }
+    // It comes back as it was taken, frozen or not, whatever it is now.
+    let now = Domain { metadata: Metadata { restoring: Some("r".into()), ..frozen }, ..domain(OFF, metadata()) };
+    for then in [None, Some(Freeze::Done), Some(Freeze::Failed)] {
+        let snapshot = SnapshotFacts { freeze: then, ..facts(true) };
+        assert_eq!(restore(PowerState::Running, &now, &snapshot).0.freeze, then);
+    }
 }
 
 #[test]

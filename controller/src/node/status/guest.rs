@@ -7,12 +7,20 @@ use kvmoor_crds::{Address, AddressType};
 use super::super::desired::{Interface, Machine};
 use super::super::guest_agent::Guest;
 use super::super::hypervisor::{Domain, Lease};
+use super::super::observe::Remembered;
 
 /// The condition. `None` where what stands there goes on to stand: an agent that is away for a moment is no news.
-pub fn agent(domain: &Domain, guest: &Guest, previous: &[Condition]) -> Option<Finding> {
+pub fn agent(domain: &Domain, remembered: &Remembered, previous: &[Condition]) -> Option<Finding> {
+    let Remembered { guest, is_frozen, .. } = remembered;
     let finding = |is, reason, message: &str| Some(Finding::new(types::GUEST_AGENT_CONNECTED, is, reason, message));
     match (domain.power.is_active(), domain.agent) {
         (false, _) => finding(false, "NotConnected", "The guest is off."),
+        (true, true) if *is_frozen => finding(
+            false,
+            "ThawFailed",
+            "The guest's file systems may be frozen since a snapshot, and its agent does not thaw them; it is tried again. \
+             In the guest, fsfreeze --unfreeze does it; a restart does, too.",
+        ),
         (true, true) if guest.is_silent => {
             finding(false, "NotAnswering", "The guest agent is connected, but does not answer; it is asked again.")
         }

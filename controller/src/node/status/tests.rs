@@ -270,7 +270,12 @@ fn the_guest_agent_is_told_of_once_it_was_there() {
     assert_eq!(condition(&silent, types::GUEST_AGENT_CONNECTED), ("False", "NotAnswering"));
     let off = next(domain(Power::Off(OffCause::Other), Metadata::default()), Guest::default(), &there);
     assert_eq!(condition(&off, types::GUEST_AGENT_CONNECTED), ("False", "NotConnected"));
-    for status in [none, there, gone, silent] {
+    let Observed::Complete(mut facts) = complete(on(Vec::new(), true)) else { panic!() };
+    facts.remembered.is_frozen = true;
+    let desired = Desired::Present(Box::new(machine(PowerState::Running)));
+    let frozen = of(&desired, &Observed::Complete(facts), None, &there, Some(3), now());
+    assert_eq!(condition(&frozen, types::GUEST_AGENT_CONNECTED), ("False", "ThawFailed"));
+    for status in [none, there, gone, silent, frozen] {
         assert_eq!(condition(&status, types::READY).0, "True", "a guest without one is as ready");
     }
 }

@@ -16,6 +16,7 @@ use super::super::super::guest_agent::{GuestReport, clean, usable};
 use super::super::super::snapshot_xml::{attribute, walk};
 use super::super::{Class, HvError};
 use super::{domain, error, measure};
+use crate::fault::side_effect;
 
 /// How long libvirt waits for each answer, in seconds.
 const PATIENCE: c_int = 10;
@@ -55,6 +56,26 @@ pub fn ask(connect: &Connect, uid: &str, macs: &[String]) -> Result<GuestReport,
     let said = domain::addresses(&domain, sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT);
     report.addresses = usable(said.map_err(|source| from(op, &source))?, macs);
     Ok(report)
+}
+
+/// Freezes all file systems that can be frozen.
+pub fn freeze(connect: &Connect, uid: &str) -> Result<(), HvError> {
+    let op = "freeze the file systems";
+    let domain = find(connect, uid, op)?;
+    // SAFETY: the domain is alive; without mount points all file systems are meant.
+    let result = unsafe { sys::virDomainFSFreeze(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    side_effect();
+    if result < 0 { Err(from(op, &Error::last_error())) } else { Ok(()) }
+}
+
+/// Thaws them.
+pub fn thaw(connect: &Connect, uid: &str) -> Result<(), HvError> {
+    let op = "thaw the file systems";
+    let domain = find(connect, uid, op)?;
+    // SAFETY: as in `freeze`.
+    let result = unsafe { sys::virDomainFSThaw(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    side_effect();
+    if result < 0 { Err(from(op, &Error::last_error())) } else { Ok(()) }
 }
 
 /// The texts that the agent gives of some kind.

@@ -93,6 +93,8 @@ pub struct Libvirt {
     refreshed: Arc<Mutex<Option<Instant>>>,
     /// Turns for questions to guest agents.
     questions: Arc<Semaphore>,
+    /// Turns for having them freeze or thaw: no question keeps a guest frozen.
+    freezes: Arc<Semaphore>,
 }
 
 impl Libvirt {
@@ -108,8 +110,9 @@ impl Libvirt {
         let calls = calls::Calls::new();
         let (sink, source) = events::channel();
         let (connection, keep) = connection::open(settings.clone(), calls.clone(), sink, stop);
-        let questions = Arc::new(Semaphore::new(GUESTS_AT_ONCE));
-        Ok((Self { settings, connection, calls, refreshed: Arc::default(), questions }, source, keep))
+        let [questions, freezes] = [(); 2].map(|()| Arc::new(Semaphore::new(GUESTS_AT_ONCE)));
+        let refreshed = Arc::default();
+        Ok((Self { settings, connection, calls, refreshed, questions, freezes }, source, keep))
     }
 
     /// The connection, to wait for its coming and going.
@@ -386,6 +389,16 @@ impl Hypervisor for Libvirt {
         let uid = uid.to_owned();
         let ask = move |connect: &Connect| guest::ask(connect, &uid, &macs);
         self.guest_call(&self.questions, "ask the guest agent", ask).await
+    }
+
+    async fn freeze(&self, uid: &str) -> Result<(), HvError> {
+        let uid = uid.to_owned();
+        self.guest_call(&self.freezes, "freeze the file systems", move |connect| guest::freeze(connect, &uid)).await
+    }
+
+    async fn thaw(&self, uid: &str) -> Result<(), HvError> {
+        let uid = uid.to_owned();
+        self.guest_call(&self.freezes, "thaw the file systems", move |connect| guest::thaw(connect, &uid)).await
     }
 
     async fn room(&self, uid: &str) -> Result<Room, HvError> {
