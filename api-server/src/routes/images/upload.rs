@@ -13,7 +13,9 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use kvmoor_crds::{Host, agent, names};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::show;
 use crate::agent::upload::{Stored, let_go};
@@ -35,6 +37,18 @@ pub struct UploadParams {
     pub host: Option<String>,
 }
 
+/// The file, as the document describes it: bytes.
+pub enum ImageFile {}
+
+impl PartialSchema for ImageFile {
+    fn schema() -> RefOr<Schema> {
+        let binary = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(binary)).into()
+    }
+}
+
+impl ToSchema for ImageFile {}
+
 /// Upload the file of an image
 ///
 /// The body is the file, of whatever `Content-Type`, as `curl --upload-file` sends it. It goes to one host, which checks
@@ -47,7 +61,7 @@ pub struct UploadParams {
     tag = "images",
     security(("bearer" = [])),
     params(("name" = String, Path, description = "Name of the image"), UploadParams),
-    request_body(content = inline(Vec<u8>), content_type = "application/octet-stream", description = "The file"),
+    request_body(content = inline(ImageFile), content_type = "application/octet-stream", description = "The file"),
     responses(
         (status = 200, description = "The image, which a host had already", body = Image),
         (status = 201, description = "The image, which a host has now", body = Image),
