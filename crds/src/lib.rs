@@ -1,8 +1,8 @@
 //! The Kubernetes API of Kvmoor: the group `kvmoor.dev/v1alpha1`.
 //!
 //! One file a kind. Beside the types stand what every writer and reader of them must agree on: the names that
-//! derive from an object ([`names`]), the conditions ([`conditions`]), the reading of quantities ([`quantity`]),
-//! what the API server and the node controllers say to each other ([`agent`]), and what the cluster controller hands to
+//! derive from an object ([`names`]), the conditions ([`conditions`]), the reading of quantities ([`quantity`]), what
+//! an action on the power asks of a spec ([`power`]), what the API server and the node controllers say to each other ([`agent`]), and what the cluster controller hands to
 //! them ([`guest_data`]).
 //! The binary `crdgen` writes the CustomResourceDefinitions from these types; a test compares what is checked in.
 
@@ -18,6 +18,7 @@ mod host;
 mod image;
 pub mod names;
 pub mod pinned;
+pub mod power;
 pub mod quantity;
 mod quota;
 mod restore;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
+use kvmoor_crds::power::{self, PowerAction};
 use kvmoor_crds::{VirtualMachine, names};
 use rand::Rng;
 
-use super::action::{self, PowerAction};
 use crate::app::App;
 use crate::error::{ApiError, Noun, from_kube};
 
@@ -39,13 +39,13 @@ pub fn is_conflict(error: &kube::Error) -> bool {
 }
 
 /// Does `action` and answers with the virtual machine after it.
-pub async fn power(app: &App, seen: Arc<VirtualMachine>, power: PowerAction) -> Result<VirtualMachine, ApiError> {
+pub async fn power(app: &App, seen: Arc<VirtualMachine>, action: PowerAction) -> Result<VirtualMachine, ApiError> {
     let api = api_of(app, &seen);
     let params = PatchParams { field_manager: Some(names::API_MANAGER.to_owned()), ..PatchParams::default() };
     let mut vm = Arc::unwrap_or_clone(seen);
     let mut read_now = false;
     for attempt in 0..TRIES {
-        let change = action::decide(&vm, power);
+        let change = power::decide(&vm, action).map_err(|refusal| ApiError::Conflict(refusal.to_string()));
         // Nothing to do, and refusals, are answers about the present, which the cache may lag behind.
         if change.as_ref().map_or(true, |change| change.is_nothing()) {
             if read_now {

@@ -1,6 +1,5 @@
 //! Creating and changing virtual machines on behalf of a user.
 
-pub mod action;
 pub mod apply;
 pub mod clone;
 pub mod create;

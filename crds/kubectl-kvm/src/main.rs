@@ -19,6 +19,7 @@ mod terminal;
 use anyhow::Result;
 use args::{Cli, Command};
 use clap::Parser;
+use kvmoor_crds::power::PowerAction;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -38,10 +39,10 @@ async fn run(cli: Cli) -> Result<()> {
     let Cli { cluster, command } = cli;
     let namespace = cluster::connect(&cluster).await?;
     match command {
-        Command::Start(target) => power::run(&namespace, power::Verb::Start, &target).await?,
-        Command::Stop(target) => power::run(&namespace, power::Verb::Stop, &target).await?,
-        Command::Restart(target) => power::run(&namespace, power::Verb::Restart, &target).await?,
-        Command::Pause(target) => power::run(&namespace, power::Verb::Pause, &target).await?,
+        Command::Start(target) => power::run(&namespace, PowerAction::Start, &target).await?,
+        Command::Stop(target) => power::run(&namespace, PowerAction::Stop, &target).await?,
+        Command::Restart(target) => power::run(&namespace, PowerAction::Restart, &target).await?,
+        Command::Pause(target) => power::run(&namespace, PowerAction::Pause, &target).await?,
         Command::Snapshot(args) => snapshot::take(&namespace, &args).await?,
         Command::Restore(args) => snapshot::restore(&namespace, &args).await?,
         Command::SshAddress { vm } => println!("{}", cluster::ssh_address(&namespace.vm(&vm).await?)?),

@@ -1,9 +1,9 @@
-//! Power: which change of the spec a word asks for. The words mean what the same actions mean over REST.
+//! Power: asks for a change of the spec, and waits until it is so.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use kube::api::{Patch, PatchParams};
-use kvmoor_crds::{Phase, PowerState, VirtualMachine, conditions};
-use serde_json::{Value, json};
+use kvmoor_crds::power::{PowerAction, decide};
+use kvmoor_crds::{Phase, VirtualMachine, conditions};
 
 use crate::args::Target;
 use crate::cluster::{Namespace, Progress, wait};
@@ -13,65 +13,26 @@ const TRIES: u32 = 5;
 /// Who makes the change.
 const MANAGER: &str = "kubectl-kvm";
 
-/// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    /// Power on.
-    Start,
-    /// Shut down.
-    Stop,
-    /// Shut down, then power on.
-    Restart,
-    /// Halt the CPUs.
-    Pause,
-}
-
 /// Does it, and waits until it is so.
-pub async fn run(namespace: &Namespace, verb: Verb, target: &Target) -> Result<()> {
+pub async fn run(namespace: &Namespace, action: PowerAction, target: &Target) -> Result<()> {
     let api = namespace.api::<VirtualMachine>();
     let mut tries = TRIES;
     let changed = loop {
         let vm = namespace.vm(&target.vm).await?;
-        let Some(spec) = change(&vm, verb).map_err(anyhow::Error::msg)? else { break vm };
-        let patch = json!({
-            "metadata": { "uid": vm.metadata.uid, "resourceVersion": vm.metadata.resource_version },
-            "spec": spec,
-        });
+        let change = decide(&vm, action)?;
+        if change.is_nothing() {
+            break vm;
+        }
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         tries = tries.saturating_sub(1);
-        match api.patch(&target.vm, &params, &Patch::Merge(patch)).await {
+        match api.patch(&target.vm, &params, &Patch::Merge(change.patch(&vm))).await {
             Ok(vm) => break vm,
             Err(kube::Error::Api(status)) if status.is_conflict() && tries > 0 => {}
             Err(error) => return Err(error).context("cannot change the virtual machine"),
         }
     };
     let generation = changed.metadata.generation.unwrap_or_default();
-    if changed.metadata.deletion_timestamp.is_some() {
-        bail!("{} is being deleted", target.vm);
-    }
     wait(&api, &target.vm, &target.wait, |vm| judge(vm, generation)).await
-}
-
-/// What changes in the spec; nothing where all is as asked.
-fn change(vm: &VirtualMachine, verb: Verb) -> Result<Option<Value>, String> {
-    let wanted = vm.spec.power_state;
-    let phase = vm.status.as_ref().and_then(|status| status.phase).unwrap_or(Phase::Pending);
-    let restart = || json!({ "restart": vm.spec.requests.restart.saturating_add(1) });
-    let to = |state: PowerState| (wanted != state).then(|| json!({ "powerState": state }));
-    match verb {
-        // A guest that went off by itself is wanted Running and yet off: what starts it is a restart.
-        Verb::Start if wanted != PowerState::Stopped && matches!(phase, Phase::Stopped | Phase::Error) => {
-            Ok(Some(json!({ "powerState": PowerState::Running, "requests": restart() })))
-        }
-        Verb::Start => Ok(to(PowerState::Running)),
-        Verb::Stop => Ok(to(PowerState::Stopped)),
-        Verb::Restart => Ok(Some(json!({ "powerState": PowerState::Running, "requests": restart() }))),
-        Verb::Pause if wanted == PowerState::Paused => Ok(None),
-        Verb::Pause if wanted == PowerState::Stopped || matches!(phase, Phase::Stopped | Phase::Error) => {
-            Err("the virtual machine is not running".to_owned())
-        }
-        Verb::Pause => Ok(to(PowerState::Paused)),
-    }
 }
 
 /// Whether the host has done what the spec of `generation` asks for.
@@ -92,6 +53,8 @@ fn judge(vm: &VirtualMachine, generation: i64) -> Progress {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn vm(power_state: &str, phase: &str) -> VirtualMachine {
@@ -108,20 +71,6 @@ mod tests {
             },
         }))
         .unwrap()
-    }
-
-    #[test]
-    fn words_become_changes_of_the_spec() {
-        let change = |state, phase, verb| change(&vm(state, phase), verb);
-        assert_eq!(change("Running", "Running", Verb::Start), Ok(None));
-        assert_eq!(change("Stopped", "Stopped", Verb::Start), Ok(Some(json!({ "powerState": "Running" }))));
-        assert_eq!(change("Paused", "Paused", Verb::Start), Ok(Some(json!({ "powerState": "Running" }))));
-        let again = Ok(Some(json!({ "powerState": "Running", "requests": { "restart": 5 } })));
-        assert_eq!(change("Running", "Stopped", Verb::Start), again, "it powered itself off");
-        assert_eq!(change("Running", "Running", Verb::Restart), again);
-        assert_eq!(change("Running", "Running", Verb::Stop), Ok(Some(json!({ "powerState": "Stopped" }))));
-        assert_eq!(change("Running", "Running", Verb::Pause), Ok(Some(json!({ "powerState": "Paused" }))));
-        assert!(change("Stopped", "Stopped", Verb::Pause).is_err());
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What each action asks of a virtual machine's spec. Pure: it is decided here and written by [`super::apply`].
+//! What each action on the power of a virtual machine asks of its spec. It stands with the types since the REST API and
+//! `kubectl kvm` must mean the same by the same words. Pure: who writes the change is elsewhere.
 
-use kvmoor_crds::{Phase, PowerState, VirtualMachine};
 use serde_json::{Value, json};
+use thiserror::Error;
 
-use crate::error::ApiError;
+use crate::{Phase, PowerState, VirtualMachine};
 
 /// An action on the power of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,15 +72,31 @@ impl Change {
     }
 }
 
+/// Why an action asks for nothing that could be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// It is going.
+    #[error("VM is being deleted")]
+    Deleting,
+    /// It is off, and the action is for one that is on.
+    #[error("VM is not running")]
+    NotRunning,
+    /// There are no halted CPUs to go on.
+    #[error("VM is not paused")]
+    NotPaused,
+}
+
 /// What `action` asks of `vm`. Asking for what is so already asks nothing.
-pub fn decide(vm: &VirtualMachine, action: PowerAction) -> Result<Change, ApiError> {
+///
+/// # Errors
+/// If the action makes no sense for what the virtual machine is.
+pub fn decide(vm: &VirtualMachine, action: PowerAction) -> Result<Change, Refusal> {
     if vm.metadata.deletion_timestamp.is_some() {
-        return Err(ApiError::Conflict("VM is being deleted".to_owned()));
+        return Err(Refusal::Deleting);
     }
     let wanted = vm.spec.power_state;
     let phase = vm.status.as_ref().and_then(|status| status.phase).unwrap_or(Phase::Pending);
     let to = |power_state| Change { power_state: (wanted != power_state).then_some(power_state), ..Change::default() };
-    let refuse = |message: &str| Err(ApiError::Conflict(message.to_owned()));
     let on = wanted != PowerState::Stopped && matches!(phase, Phase::Running | Phase::Paused);
     match action {
         // A guest that went off by itself is wanted Running and yet off: what starts it is a restart.
@@ -94,13 +111,14 @@ pub fn decide(vm: &VirtualMachine, action: PowerAction) -> Result<Change, ApiErr
             Ok(Change { power_off: !off, ..to(PowerState::Stopped) })
         }
         PowerAction::Pause if wanted == PowerState::Paused => Ok(Change::default()),
-        PowerAction::Pause if wanted == PowerState::Stopped => refuse("VM is not running"),
-        PowerAction::Pause if matches!(phase, Phase::Stopped | Phase::Error) => refuse("VM is not running"),
+        PowerAction::Pause if wanted == PowerState::Stopped || matches!(phase, Phase::Stopped | Phase::Error) => {
+            Err(Refusal::NotRunning)
+        }
         PowerAction::Pause => Ok(to(PowerState::Paused)),
-        PowerAction::Resume if wanted == PowerState::Stopped => refuse("VM is not paused"),
+        PowerAction::Resume if wanted == PowerState::Stopped => Err(Refusal::NotPaused),
         PowerAction::Resume => Ok(to(PowerState::Running)),
         PowerAction::Reset if on => Ok(Change { reset: true, ..Change::default() }),
-        PowerAction::Reset => refuse("VM is not running"),
+        PowerAction::Reset => Err(Refusal::NotRunning),
     }
 }
 
@@ -119,11 +137,7 @@ mod tests {
     }
 
     fn change(power_state: &str, phase: &str, action: PowerAction) -> Option<Change> {
-        match decide(&vm(power_state, phase), action) {
-            Ok(change) => Some(change),
-            Err(ApiError::Conflict(_)) => None,
-            Err(other) => panic!("{other}"),
-        }
+        decide(&vm(power_state, phase), action).ok()
     }
 
     fn power(power_state: PowerState) -> Change {
@@ -178,7 +192,7 @@ mod tests {
         let mut deleting = vm("Running", "Running");
         deleting.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
-        assert!(decide(&deleting, PowerAction::Start).is_err());
+        assert_eq!(decide(&deleting, PowerAction::Start), Err(Refusal::Deleting));
     }
 
     #[test]
