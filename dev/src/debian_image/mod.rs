@@ -34,7 +34,8 @@ async fn build(work: &Path) -> Result<PathBuf> {
     let packages = format!("--include={}", recipe::PACKAGES.join(","));
     let mirror = mirror();
     let root_text = root.to_string_lossy().into_owned();
-    let args = ["--variant=minbase", &packages, recipe::SUITE, &root_text, &mirror];
+    // Without the keyring debootstrap would say so and go on unchecked.
+    let args = ["--force-check-gpg", "--variant=minbase", &packages, recipe::SUITE, &root_text, &mirror];
     command::run("debootstrap", &args, work).await?;
     for file in recipe::FILES {
         let path = root.join(file.path);
