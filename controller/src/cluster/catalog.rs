@@ -23,7 +23,8 @@ use crate::cluster::writer::{WriteError, Writer};
 const MANAGER: &str = "kvmoor-catalog";
 /// Annotation of the default Quota: what the catalog said when it was applied.
 const DIGEST_ANNOTATION: &str = "kvmoor.dev/catalog";
-/// The classes of an installation whose catalog says nothing of classes: name, virtual CPUs, memory, disk.
+/// The classes of an installation whose catalog says nothing of classes: name, virtual CPUs, memory, disk. They are those
+/// of the chart's values.
 const CLASSES: [(&str, u32, &str, &str); 4] = [
     ("small", 1, "2Gi", "20Gi"),
     ("medium", 2, "4Gi", "40Gi"),
@@ -250,16 +251,18 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_of_classes_there_are_the_usual_ones() {
+    fn without_a_word_of_classes_there_are_those_of_the_chart() {
+        let values: Value = serde_yaml::from_str(include_str!("../../../charts/kvmoor/values.yaml")).unwrap();
+        let of_the_chart = &values["classes"];
         let objects = parse("images: []\n").unwrap().objects();
-        let names = objects.iter().map(|object| match object {
-            Object::Class(Entry { name, spec }) => {
-                serde_json::from_value::<VirtualMachineClassSpec>(spec.clone()).unwrap();
-                name.as_str()
-            }
-            other => panic!("{other:?}"),
-        });
-        assert_eq!(names.collect::<Vec<_>>(), ["small", "medium", "large", "xlarge"]);
+        assert_eq!(of_the_chart.as_object().unwrap().len(), objects.len());
+        for object in &objects {
+            let Object::Class(Entry { name, spec }) = object else { panic!("{object:?}") };
+            serde_json::from_value::<VirtualMachineClassSpec>(spec.clone()).unwrap();
+            let mut expected = of_the_chart[name].clone();
+            assert_eq!(expected.as_object_mut().unwrap().remove("enabled"), Some(json!(true)));
+            assert_eq!(*spec, expected, "{name}");
+        }
         assert_eq!(Catalog::default().objects(), objects);
     }
 
