@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use kvmoor_crds::{Phase, names};
 use kvmoor_dev::process::Managed;
-use kvmoor_tests::vm::{SOON, TestVm, blank, in_phase};
+use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, in_phase, with};
 use kvmoor_tests::wait;
 use serde_json::json;
 
@@ -48,7 +48,7 @@ pub async fn crash_or_finish<F>(process: &Managed, finished: impl Fn() -> F) -> 
 where
     F: Future<Output = Result<bool>>,
 {
-    let deadline = tokio::time::Instant::now() + SOON;
+    let deadline = tokio::time::Instant::now() + BOOT;
     while tokio::time::Instant::now() < deadline {
         if process.pid().is_none() {
             return Ok(Ended::Crashed);
@@ -140,13 +140,16 @@ fn requests_seen(vm: &kvmoor_crds::VirtualMachine) -> bool {
 pub async fn creating(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("crash-create").await?;
     let process = shared.cluster.node_controller(0)?;
+    let host = shared.cluster.host(0)?;
+    let network = names::isolated_network(&namespace);
+    let networks = json!({ "networks": [{ "name": "default" }, { "name": "lan", "type": "Isolated" }] });
     let mut crashes = 0;
     for n in 1.. {
         ensure!(n < MOST, "creating has more than {MOST} side effects");
         let name = format!("create-{n}");
         arm(process, n).await?;
         shared.cluster.wait_ready().await?;
-        let vm = TestVm::create(&shared.cluster, &namespace, &name, blank()).await?;
+        let vm = TestVm::create(&shared.cluster, &namespace, &name, with(blank(), networks.clone())).await?;
         let done = || async { Ok(in_phase(&vm.get().await?, Phase::Running)) };
         let ended = crash_or_finish(process, done).await?;
         if matches!(ended, Ended::Crashed) {
@@ -156,7 +159,12 @@ pub async fn creating(shared: &Shared) -> Result<()> {
         wait::until(&format!("{name}: converges"), SOON, done, |done| *done).await?;
         check_whole(&vm).await?;
         ensure!(vm.starts()? == 1, "{name}: QEMU was started {} times", vm.starts()?);
+        let running = host.virsh().run(&["net-list", "--name"]).await?;
+        ensure!(running.lines().any(|line| line.trim() == network), "{name}: its segment does not run: {running}");
         vm.remove().await?;
+        // The next one is to make it again.
+        host.virsh().run(&["net-destroy", &network]).await?;
+        host.virsh().run(&["net-undefine", &network]).await?;
         if matches!(ended, Ended::Finished) {
             break;
         }
@@ -167,7 +175,7 @@ pub async fn creating(shared: &Shared) -> Result<()> {
 }
 
 pub async fn starting(shared: &Shared) -> Result<()> {
-    let spec = kvmoor_tests::vm::with(blank(), json!({ "powerState": "Stopped" }));
+    let spec = with(blank(), json!({ "powerState": "Stopped" }));
     let patch = json!({ "powerState": "Running" });
     Operation { name: "start", spec, before: Phase::Stopped, patch, after: Phase::Running, starts: 1 }.run(shared).await
 }

@@ -174,6 +174,8 @@ fn main() -> anyhow::Result<()> {
         upload::crash_while_uploading,
         disks::crash_while_changing,
         clone::crash_while_cloning,
+        trouble::crash_after_a_panic,
+        trouble::crash_while_there_is_no_room,
         snapshots::crash_while_taking,
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,

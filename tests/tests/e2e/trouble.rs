@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use crate::crash::{Ended, MOST, arm, check_whole, crash_or_finish, disarm};
 use crate::shared::Shared;
 
 /// Waits for an Event of that reason in the namespace: its note.
@@ -38,15 +39,21 @@ fn says(vm: &VirtualMachine, type_: &str, status: &str, reason: &str) -> bool {
     condition(vm, type_) == Some((status.to_owned(), reason.to_owned()))
 }
 
+/// Has the kernel of a booted guest panic, soon; what is typed is lost if the terminal is closed before.
+async fn panic(vm: &TestVm<'_>) -> Result<std::fs::File> {
+    let terminal = vm.host().await?.virsh().run(&["ttyconsole", &vm.domain()]).await?;
+    let mut shell = std::fs::File::options().write(true).open(terminal.trim())?;
+    // The driver of the panic device is loaded late.
+    writeln!(shell, "\nuntil grep -q pvpanic_mmio /proc/modules; do sleep 1; done; echo c >/proc/sysrq-trigger")?;
+    Ok(shell)
+}
+
 pub async fn a_panic_is_a_crash_with_a_name(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("panics").await?;
     let spec = with(tiny(), json!({ "restartPolicy": "Never" }));
     let vm = TestVm::create(&shared.cluster, &namespace, "panics", spec).await?;
     vm.until_booted().await?;
-    let terminal = vm.host().await?.virsh().run(&["ttyconsole", &vm.domain()]).await?;
-    let mut shell = std::fs::File::options().write(true).open(terminal.trim())?;
-    // The driver of the panic device is loaded late.
-    writeln!(shell, "\nuntil grep -q pvpanic_mmio /proc/modules; do sleep 1; done; echo c >/proc/sysrq-trigger")?;
+    let _terminal = panic(&vm).await?;
     vm.until("has panicked", BOOT, |vm| says(vm, types::GUEST_CRASHED, "True", "GuestPanicked")).await?;
     vm.until_condition(types::READY, "False", "GuestPanicked").await?;
     until_event(shared, &namespace, "GuestPanicked").await?;
@@ -84,9 +91,7 @@ pub async fn no_room_halts_a_guest_until_there_is_some(shared: &Shared) -> Resul
     let vm = TestVm::create(&shared.cluster, &namespace, "no-room", tiny()).await?;
     vm.until_booted().await?;
     let (qemu, boot) = (vm.qemu(), vm.http("/boot-id").await?);
-    pool.enter(&["dd", "if=/dev/zero", "of=/var/lib/libvirt/images/filler", "bs=64k"]).await.unwrap_or_default();
-    // It does not answer before there is room.
-    vm.note("/cgi-bin/disk", &"x".repeat(8 << 20)).await.unwrap_or_default();
+    pool.fill_up_under(&vm, 8).await?;
     let message = vm.until_condition(types::DISK_ERROR, "True", "NoSpace").await?;
     ensure!(message.contains("vda") && message.contains("Make room"), "{message}");
     vm.until_condition(types::READY, "False", "NoSpace").await?;
@@ -94,12 +99,86 @@ pub async fn no_room_halts_a_guest_until_there_is_some(shared: &Shared) -> Resul
     ensure!(note == message, "{note}");
     let stays = || async { Ok(says(&vm.get().await?, types::DISK_ERROR, "True", "NoSpace")) };
     wait::always("it stays halted while there is no room", Duration::from_secs(5), stays).await?;
-    pool.enter(&["rm", "/var/lib/libvirt/images/filler"]).await?;
-    let well = |vm: &VirtualMachine| in_phase(vm, Phase::Running) && says(vm, types::DISK_ERROR, "False", "NoError");
-    vm.until("goes on by itself", BOOT, well).await?;
+    pool.make_room().await?;
+    vm.until("goes on by itself", BOOT, is_well).await?;
     let what = "the guest answers again";
     wait::until(what, BOOT, || vm.http("/boot-id"), |now| *now == boot).await?;
     ensure!(vm.qemu() == qemu && vm.starts()? == 1, "QEMU is the same");
+    vm.remove().await?;
+    pool.unmount().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+fn is_well(vm: &VirtualMachine) -> bool {
+    in_phase(vm, Phase::Running) && says(vm, types::DISK_ERROR, "False", "NoError")
+}
+
+/// The node controller is killed after every side effect from the panic to the end of QEMU: the panic is counted once, and
+/// its guest is started again once.
+pub async fn crash_after_a_panic(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("crash-panic").await?;
+    let process = shared.cluster.node_controller(0)?;
+    let mut crashes = 0;
+    for n in 1.. {
+        ensure!(n < MOST, "a panic has more than {MOST} side effects");
+        let vm = TestVm::create(&shared.cluster, &namespace, &format!("crash-panic-{n}"), tiny()).await?;
+        vm.until_booted().await?;
+        arm(process, n).await?;
+        shared.cluster.wait_ready().await?;
+        let _terminal = panic(&vm).await?;
+        let started_again = || async { Ok(in_phase(&vm.get().await?, Phase::Running) && vm.starts()? > 1) };
+        let ended = crash_or_finish(process, started_again).await?;
+        crashes += usize::from(matches!(ended, Ended::Crashed));
+        disarm(process).await?;
+        wait::until(&format!("{n}: it is started again"), BOOT, started_again, |again| *again).await?;
+        ensure!(vm.starts()? == 2, "{n}: QEMU was started {} times", vm.starts()?);
+        check_whole(&vm).await?;
+        vm.remove().await?;
+        if matches!(ended, Ended::Finished) {
+            break;
+        }
+    }
+    ensure!(crashes >= 3, "only {crashes} side effects were met: is the fault injection compiled in?");
+    println!("panic: {crashes} points of crash");
+    shared.drop_namespace(&namespace).await
+}
+
+/// The node controller is killed after every side effect from a full pool to a guest that goes on.
+pub async fn crash_while_there_is_no_room(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("crash-room").await?;
+    let process = shared.cluster.node_controller(0)?;
+    let pool = SmallPool::mount(shared).await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "crash-room", tiny()).await?;
+    vm.until_booted().await?;
+    let (qemu, boot) = (vm.qemu(), vm.http("/boot-id").await?);
+    let mut crashes = 0;
+    for n in 1.. {
+        ensure!(n < MOST, "a full pool has more than {MOST} side effects");
+        arm(process, n).await?;
+        shared.cluster.wait_ready().await?;
+        pool.fill_up_under(&vm, 4 * n + 4).await?;
+        let halted = || async { Ok(says(&vm.get().await?, types::DISK_ERROR, "True", "NoSpace")) };
+        let mut ended = crash_or_finish(process, halted).await?;
+        if matches!(ended, Ended::Crashed) {
+            disarm(process).await?;
+        }
+        wait::until(&format!("{n}: it is seen to be halted"), SOON, halted, |halted| *halted).await?;
+        pool.make_room().await?;
+        let well = || async { Ok(is_well(&vm.get().await?)) };
+        if matches!(ended, Ended::Finished) {
+            ended = crash_or_finish(process, well).await?;
+            disarm(process).await?;
+        }
+        crashes += usize::from(matches!(ended, Ended::Crashed));
+        wait::until(&format!("{n}: it goes on"), BOOT, well, |well| *well).await?;
+        wait::until(&format!("{n}: the guest answers"), BOOT, || vm.http("/boot-id"), |now| *now == boot).await?;
+        ensure!(vm.qemu() == qemu && vm.starts()? == 1, "{n}: QEMU is the same");
+        if matches!(ended, Ended::Finished) {
+            break;
+        }
+    }
+    ensure!(crashes >= 2, "only {crashes} side effects were met: is the fault injection compiled in?");
+    println!("no room: {crashes} points of crash");
     vm.remove().await?;
     pool.unmount().await?;
     shared.drop_namespace(&namespace).await
@@ -121,6 +200,19 @@ impl<'a> SmallPool<'a> {
         pool.enter(&["sh", "-c", script]).await?;
         pool.refresh().await?;
         Ok(pool)
+    }
+
+    /// Leaves no room, and has the guest write so many MiB. Less than before finds the room that it was given then.
+    async fn fill_up_under(&self, vm: &TestVm<'_>, mib: usize) -> Result<()> {
+        // It ends with an error, when there is no room.
+        self.enter(&["dd", "if=/dev/zero", "of=/var/lib/libvirt/images/filler", "bs=64k"]).await.unwrap_or_default();
+        // The guest does not answer before there is room.
+        vm.note("/cgi-bin/disk", &"x".repeat(mib << 20)).await.unwrap_or_default();
+        Ok(())
+    }
+
+    async fn make_room(&self) -> Result<()> {
+        self.enter(&["rm", "/var/lib/libvirt/images/filler"]).await
     }
 
     async fn unmount(&self) -> Result<()> {
