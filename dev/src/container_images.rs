@@ -15,6 +15,8 @@ const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// The image of a pod's namespaces, and its only tag.
 const PAUSE: &str = "pause";
 const PAUSE_TAG: &str = "dev";
+/// libvirt and QEMU, for nodes that have none.
+const LIBVIRT: &str = "libvirt";
 /// Our own.
 const COMPONENTS: [&str; 3] = ["api-server", "controller-cluster", "controller-node"];
 
@@ -45,6 +47,15 @@ impl Images {
             node.import(self.archive(name)).await?;
         }
         Ok(())
+    }
+
+    /// Builds and imports the image of libvirt and QEMU.
+    ///
+    /// # Errors
+    /// As [`Self::install`].
+    pub async fn install_libvirt(&self, node: &Node) -> Result<()> {
+        self.build(&self.tag, &[LIBVIRT]).await?;
+        node.import(self.archive(LIBVIRT)).await
     }
 
     /// Builds and imports the image that every pod of a node stands on.

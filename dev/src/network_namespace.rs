@@ -16,8 +16,24 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Does nothing, as long as it takes.
 const IDLE: &str = "sleep";
-/// The same, where `/sys` tells of the interfaces in the namespace. Control groups are not seen there.
-const IDLE_WITH_SYS: &str = "umount --lazy /sys && mount -t sysfs sysfs /sys && exec sleep infinity";
+
+/// Whom a namespace is for: what is done in it before anybody enters it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    /// A libvirt host. `/sys` tells of the interfaces in the namespace; control groups are not seen there.
+    Host,
+    /// A node with pods. What is mounted on it later is seen by the containers that ask for it, as on other nodes.
+    Node,
+}
+
+impl Purpose {
+    fn preparation(self) -> &'static str {
+        match self {
+            Self::Host => "umount --lazy /sys && mount -t sysfs sysfs /sys",
+            Self::Node => "mount --make-rshared /",
+        }
+    }
+}
 
 /// A namespace with the process that holds it.
 #[derive(Debug)]
@@ -26,14 +42,10 @@ pub(crate) struct NetworkNamespace {
 }
 
 impl NetworkNamespace {
-    /// One whose holder is called `name`, has a host name of its own too, and sees `mounts`; with `own_sys` also another
-    /// `/sys`. Nothing is started.
-    pub(crate) fn prepare(instance: &Instance, name: &str, mounts: PrivateMounts, own_sys: bool) -> Self {
+    /// One whose holder is called `name`, has a host name of its own too, and sees `mounts`. Nothing is started.
+    pub(crate) fn prepare(instance: &Instance, name: &str, mounts: PrivateMounts, purpose: Purpose) -> Self {
         let mut spec = Spec::new(name, "unshare", instance.log(name)).arg("--net").arg("--uts").arg("--");
-        spec = match own_sys {
-            true => spec.arg("sh").arg("-c").arg(IDLE_WITH_SYS),
-            false => spec.arg(IDLE).arg("infinity"),
-        };
+        spec = spec.arg("sh").arg("-c").arg(format!("{} && exec {IDLE} infinity", purpose.preparation()));
         spec.mounts = Some(mounts);
         Self { holder: Managed::new(spec, instance.recorder.clone()) }
     }

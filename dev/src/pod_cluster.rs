@@ -21,7 +21,7 @@ use crate::{
     guest_image, image,
     instance::{self, Claim, Instance},
     libvirt_host::LibvirtHost,
-    node::Node,
+    node::{Node, cgroup},
     process::{self, Managed},
     tls,
 };
@@ -69,11 +69,7 @@ impl PodCluster {
         let pods = node.pod_network();
         tracing::info!("starting etcd, kube-apiserver, kube-controller-manager and kube-scheduler");
         let plane = ControlPlane::start(&instance, &binaries, Some(&pods));
-        let image = async {
-            let image = guest_image::ensure(&binaries::cache_dir()?).await.context("make the guest image")?;
-            image::upload(&host.virsh(), "default", &image).await
-        };
-        let (control_plane, ()) = try_join(plane, image).await?;
+        let (control_plane, ()) = try_join(plane, upload_tiny(&host)).await?;
         let scheduler = control_plane.scheduler(&instance, &node_binaries.scheduler)?;
         scheduler.start()?;
         tracing::info!("starting containerd, kubelet, kube-proxy and CoreDNS");
@@ -159,6 +155,14 @@ impl PodCluster {
         components::tiny_image(&self.client().await?).await
     }
 
+    /// Puts the image `tiny` into the storage pool of whatever libvirt the host has now.
+    ///
+    /// # Errors
+    /// When it cannot be made, or that libvirt does not take it.
+    pub async fn upload_tiny(&self) -> Result<()> {
+        upload_tiny(&self.host).await
+    }
+
     async fn client_program(&self, program: &Path, words: &[&str], deadline: Duration) -> Result<String> {
         let mut command = Command::new(program);
         command.current_dir(components::checkout_root());
@@ -204,8 +208,14 @@ impl PodCluster {
         let node = self.node.stop().await;
         self.scheduler.stop(STOP).await;
         let host = self.host.stop().await;
+        cgroup::remove_guests_group();
         self.control_plane.stop().await;
         self.instance.release()?;
         node.and(host)
     }
+}
+
+async fn upload_tiny(host: &LibvirtHost) -> Result<()> {
+    let image = guest_image::ensure(&binaries::cache_dir()?).await.context("make the guest image")?;
+    image::upload(&host.virsh(), "default", &image).await
 }

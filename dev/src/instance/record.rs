@@ -96,6 +96,11 @@ impl Recorder {
         })
     }
 
+    /// Records that a libvirt host leaves nothing more in the network of the machine.
+    pub(crate) fn network_elsewhere(&self, run: &Path) -> Result<()> {
+        self.change(|state| state.own_networks.push(run.to_owned()))
+    }
+
     /// Records a network.
     pub(crate) fn network(&self, network: NetworkRecord) -> Result<()> {
         self.change(|state| state.networks.push(network))

@@ -50,6 +50,7 @@ pub(crate) fn clean_up(run_dir: &Path, state: &State) -> Result<()> {
     for tasks in &state.containers {
         cgroup::end_containers(tasks)?;
     }
+    cgroup::remove_guests_group();
     libvirt_host::remove_networks(&state.networks);
     let in_ours = state.hosts.iter().filter(|run| !state.own_networks.contains(run));
     in_ours.for_each(|run| libvirt_host::remove_leftovers(run));

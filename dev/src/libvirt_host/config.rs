@@ -77,6 +77,19 @@ impl Dirs {
         files::write(&self.no_kvm(), b"", 0o000)
     }
 
+    /// Removes what is in the directories that [`Self::mounts`] shows, but for logs.
+    pub(super) fn empty(&self) -> Result<()> {
+        for dir in [self.lib(), self.etc(), self.cache(), self.run.clone()] {
+            for entry in fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))?.flatten() {
+                match entry.file_type()?.is_dir() {
+                    true => files::remove_dir(&entry.path())?,
+                    false => files::remove_file(&entry.path())?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The view of the host's processes.
     pub(super) fn mounts(&self) -> PrivateMounts {
         // libvirt's package makes these, but a machine may have been cleaned.

@@ -12,11 +12,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::unistd::Uid;
+use nix::{sys::signal::Signal, unistd::Uid};
 
 use config::Dirs;
 use daemons::Daemons;
@@ -29,8 +33,8 @@ pub(crate) use network::{remove_networks, reserve as reserve_network};
 use crate::{
     deadline::until,
     files,
-    instance::{Instance, NetworkRecord},
-    network_namespace::NetworkNamespace,
+    instance::{Instance, NetworkRecord, Recorder},
+    network_namespace::{NetworkNamespace, Purpose},
     process::{Managed, ProcessId, reap_orphans},
     virsh::Virsh,
 };
@@ -40,7 +44,9 @@ const GUEST_STOP: Duration = Duration::from_secs(10);
 
 /// Where libvirt keeps the guests' pid files, below its run directory.
 const GUESTS: &str = "qemu";
-/// Among the guests' pid files there is one of libvirtd itself.
+/// The same of the networks' dnsmasq.
+const NETWORKS: &str = "network";
+/// Among the pid files there is one of libvirtd itself.
 const DRIVER: &str = "driver";
 
 /// One libvirt host of a cluster.
@@ -57,6 +63,9 @@ struct Own {
     daemons: Daemons,
     network: NetworkRecord,
     namespace: Option<NetworkNamespace>,
+    recorder: Arc<Recorder>,
+    /// Whether what is in the directories now is of another libvirt, with a network elsewhere.
+    vacated: AtomicBool,
 }
 
 impl LibvirtHost {
@@ -86,7 +95,7 @@ impl LibvirtHost {
         let socket = Daemons::socket(&dirs.run);
         let uri = format!("qemu+unix:///system?socket={}", socket.display());
         let name = format!("host-{index}");
-        let namespace = own_network.then(|| NetworkNamespace::prepare(instance, &name, dirs.mounts(), true));
+        let namespace = own_network.then(|| NetworkNamespace::prepare(instance, &name, dirs.mounts(), Purpose::Host));
         let holder = match &namespace {
             Some(namespace) => {
                 namespace.make().await?;
@@ -96,7 +105,8 @@ impl LibvirtHost {
         };
         let daemons = Daemons::new(&name, &dirs, holder, instance)?;
         reap_orphans()?;
-        let host = Self { uri, own: Some(Own { dirs, daemons, network, namespace }) };
+        let (recorder, vacated) = (instance.recorder.clone(), AtomicBool::new(false));
+        let host = Self { uri, own: Some(Own { dirs, daemons, network, namespace, recorder, vacated }) };
         host.bring_up(&base).await.with_context(|| format!("start libvirt host {index}"))?;
         Ok(host)
     }
@@ -181,9 +191,37 @@ impl LibvirtHost {
         self.own.as_ref().map(|own| own.dirs.boot_id_mount())
     }
 
-    /// What a private host's processes see as `/run/libvirt`.
-    pub(crate) fn run_dir(&self) -> Option<&Path> {
-        self.own.as_ref().map(|own| own.dirs.run.as_path())
+    /// What a private host's processes see.
+    pub(crate) fn mounts(&self) -> Option<PrivateMounts> {
+        self.own.as_ref().map(|own| own.dirs.mounts())
+    }
+
+    /// Makes a private host one that has no libvirt: ends its daemons and guests, and removes all that they have written, but
+    /// for logs. Its directories stay, empty, where another libvirt may find them, such as one in a pod. What that one runs is
+    /// among [`Self::members`] and [`Self::guests`], and ends with this host; its network is that of whoever starts it.
+    ///
+    /// # Errors
+    /// When this is the machine's own libvirt, or something does not end.
+    pub async fn vacate(&self) -> Result<()> {
+        let own = self.own()?;
+        own.daemons.stop().await;
+        // Not all members: the processes of a node are among them.
+        let mut networks = processes(&own.dirs.run.join(NETWORKS));
+        networks.remove(DRIVER);
+        let left = self.guests().into_values().chain(networks.into_values());
+        let left: Vec<ProcessId> = left.collect();
+        for process in &left {
+            process.signal(Signal::SIGKILL);
+        }
+        let ended = || async { Ok(!left.iter().any(|process| process.is_alive())) };
+        until(GUEST_STOP, "guests and networks have ended", ended).await?;
+        if own.namespace.is_none() {
+            remove_networks(std::slice::from_ref(&own.network));
+            remove_leftovers(&own.dirs.run);
+        }
+        own.vacated.store(true, Ordering::Release);
+        own.recorder.network_elsewhere(&own.dirs.run)?;
+        own.dirs.empty()
     }
 
     /// The bridge of the network `default`; of a private host only.
@@ -193,17 +231,9 @@ impl LibvirtHost {
 
     /// The QEMU process of each running domain of a private host, by domain name. Needs no libvirtd.
     pub fn guests(&self) -> BTreeMap<String, ProcessId> {
-        let Some(own) = &self.own else { return BTreeMap::new() };
-        let Ok(entries) = fs::read_dir(own.dirs.run.join(GUESTS)) else { return BTreeMap::new() };
-        let guest = |entry: fs::DirEntry| {
-            let name = entry.file_name().to_str()?.strip_suffix(".pid")?.to_owned();
-            if name == DRIVER {
-                return None;
-            }
-            let id = ProcessId::of(fs::read_to_string(entry.path()).ok()?.trim().parse().ok()?)?;
-            Some((name, id))
-        };
-        entries.flatten().filter_map(guest).collect()
+        let mut guests = self.own.as_ref().map(|own| processes(&own.dirs.run.join(GUESTS))).unwrap_or_default();
+        guests.remove(DRIVER);
+        guests
     }
 
     /// The QEMU process of a domain; `None` when it does not run.
@@ -251,7 +281,8 @@ impl LibvirtHost {
             namespace.release().await;
         }
         let run = own.dirs.run.clone();
-        let network = own.namespace.is_none().then(|| own.network.clone());
+        let is_here = own.namespace.is_none() && !own.vacated.load(Ordering::Acquire);
+        let network = is_here.then(|| own.network.clone());
         let ended = tokio::task::spawn_blocking(move || {
             end_members(&run)?;
             if let Some(network) = network {
@@ -262,6 +293,16 @@ impl LibvirtHost {
         });
         ended.await?
     }
+}
+
+/// The processes that run of which there are pid files in `dir`, by the files' names.
+fn processes(dir: &Path) -> BTreeMap<String, ProcessId> {
+    let process = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_str()?.strip_suffix(".pid")?.to_owned();
+        let id = ProcessId::of(fs::read_to_string(entry.path()).ok()?.trim().parse().ok()?)?;
+        Some((name, id))
+    };
+    fs::read_dir(dir).into_iter().flatten().flatten().filter_map(process).collect()
 }
 
 /// Removes what ended processes of a host leave in the network: bridges that Kvmoor made, and filters of interfaces.

@@ -20,15 +20,26 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where containerd puts the containers of Kubernetes.
 const PARENT: &str = "k8s.io";
+/// Where the image `libvirt` puts guests, so that they outlive its container. Whoever ends the libvirt host ends them.
+const GUESTS: &str = "kvmoor-libvirt";
 
 /// Ends all containers that have a directory in `tasks`, which may be absent.
 pub(crate) fn end_containers(tasks: &Path) -> Result<()> {
     for container in fs::read_dir(tasks).into_iter().flatten().flatten() {
         end(&format!("{PARENT}/{}", container.file_name().to_string_lossy()))?;
     }
-    // Another node's containers may be in it.
-    groups(Path::new(ROOT), PARENT).iter().for_each(|group| drop(fs::remove_dir(group)));
+    remove_empty(PARENT);
     Ok(())
+}
+
+/// Removes the group of guests. Those of another node may be in it: then it stays.
+pub(crate) fn remove_guests_group() {
+    remove_empty(GUESTS);
+}
+
+/// Removes the group `name` where nothing is in it; another node's may be.
+fn remove_empty(name: &str) {
+    groups(Path::new(ROOT), name).iter().for_each(|group| drop(fs::remove_dir(group)));
 }
 
 /// Kills every process in the group `name` and removes it. It may be absent.

@@ -51,10 +51,9 @@ impl Dirs {
         Ok(())
     }
 
-    /// The view of the node's processes. `libvirt` is what they see as `/run/libvirt`.
-    pub(super) fn mounts(&self, libvirt: &Path) -> PrivateMounts {
-        let mounts = PrivateMounts::default().bind(libvirt, "/run/libvirt");
-        self.binds().into_iter().fold(mounts, |mounts, (source, target)| mounts.bind(source, target))
+    /// The view of the node's processes: that of its libvirt host, and these directories.
+    pub(super) fn mounts(&self, host: PrivateMounts) -> PrivateMounts {
+        self.binds().into_iter().fold(host, |mounts, (source, target)| mounts.bind(source, target))
     }
 
     /// In which containerd has a directory for each container.

@@ -1,8 +1,8 @@
 //! A Node that runs pods: containerd, kubelet, kube-proxy and CoreDNS in mount and network namespaces of their own.
 //!
 //! A process that does nothing holds the namespaces; the others enter them. Their mounts, interfaces and firewall rules
-//! are seen by nobody else and vanish with the last process in there. What the node's processes see as `/run/libvirt` is
-//! a private libvirt host, so they count as members of it, and whoever ends that host ends them; the containers, whose
+//! are seen by nobody else and vanish with the last process in there. What the node's processes see as `/run/libvirt` (and
+//! as libvirt's other directories) is a private libvirt host's, so they count as members of it, and whoever ends that host ends them; the containers, whose
 //! view is their own, are found by their control groups.
 
 pub(crate) mod cgroup;
@@ -27,7 +27,7 @@ use crate::{
     deadline::until,
     instance::Instance,
     libvirt_host::LibvirtHost,
-    network_namespace::NetworkNamespace,
+    network_namespace::{NetworkNamespace, Purpose},
     process::{Managed, ProcessId, Spec, run},
 };
 
@@ -56,8 +56,8 @@ impl Node {
         dirs.make()?;
         instance.recorder.containers(&dirs.tasks())?;
         let networks = Networks::reserve(instance)?;
-        let libvirt = host.run_dir().context("a node stands on a private libvirt host")?;
-        let namespace = NetworkNamespace::prepare(instance, "node", dirs.mounts(libvirt), false);
+        let mounts = dirs.mounts(host.mounts().context("a node stands on a private libvirt host")?);
+        let namespace = NetworkNamespace::prepare(instance, "node", mounts, Purpose::Node);
         let (logs, recorder) = (instance.logs(), instance.recorder.clone());
         Ok(Self { dirs, networks, namespace, logs, recorder, parts: Vec::new() })
     }

@@ -51,6 +51,7 @@ impl Installation {
         for number in 0..TAGS.len() {
             images(number).install(cluster.node()).await?;
         }
+        images(0).install_libvirt(cluster.node()).await?;
         Ok(Self { cluster, before, work })
     }
 
@@ -221,7 +222,11 @@ impl Machine {
         // Whatever a container has started is in one of these, in either version of control groups.
         let hierarchies = names("/sys/fs/cgroup")?.map(|name| format!("/sys/fs/cgroup/{name}/k8s.io"));
         let groups = hierarchies.chain(["/sys/fs/cgroup/k8s.io".to_owned()]);
-        let cgroups = groups.filter_map(|dir| names(&dir).ok()).flatten().collect();
+        let containers = groups.filter_map(|dir| names(&dir).ok()).flatten();
+        // Where guests of a libvirt in a pod are.
+        let guests = names("/sys/fs/cgroup")?.map(|name| format!("/sys/fs/cgroup/{name}/kvmoor-libvirt"));
+        let guests = guests.chain(["/sys/fs/cgroup/kvmoor-libvirt".to_owned()]).filter(|dir| Path::new(dir).exists());
+        let cgroups = containers.chain(guests).collect();
         let chains = firewall()?.into_iter().filter_map(chain).collect();
         Ok(Self { mounts, interfaces, programs: programs.collect(), cgroups, chains })
     }

@@ -1,9 +1,10 @@
 //! The life of an installation: Kvmoor installed with Helm on a real cluster with pods, used, upgraded under running
-//! virtual machines, rolled back, uninstalled, installed again, and emptied.
+//! virtual machines, rolled back, uninstalled, installed again, and emptied; and then with a libvirt that comes as a pod.
 //!
 //! It takes minutes, needs images and a container runtime, and runs only when asked: `make test-cluster`, which is
 //! `cargo test --test cluster -- --ignored`.
 
+mod bundled;
 mod installation;
 mod load;
 mod machines;
@@ -49,7 +50,13 @@ async fn live(on: &Installation) -> Result<()> {
     step("a rollback", steps::rollback(on, &machines)).await?;
     step("an uninstallation keeps what is running", steps::uninstall(on, &machines)).await?;
     step("another installation takes it over", steps::install_again(on, &machines)).await?;
-    step("all is deleted", machines.delete_all(on)).await
+    step("all is deleted", machines.delete_all(on)).await?;
+    step("a bundled libvirt leaves a node alone that has one", bundled::is_refused(on)).await?;
+    step("it starts on a node without one", bundled::starts(on)).await?;
+    let guest = step("a guest boots on it", bundled::boots(on)).await?;
+    step("the guest outlives its pod", bundled::outlives_its_pod(on, &guest)).await?;
+    step("the guest outlives its update", bundled::outlives_an_update(on, &guest)).await?;
+    step("the guest outlives the release", bundled::outlives_the_release(on, &guest)).await
 }
 
 /// Runs one step and says how long it took.

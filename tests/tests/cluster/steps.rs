@@ -12,7 +12,7 @@ use crate::installation::{Installation, LONG, RELEASE, TAGS};
 use crate::load::{Done, under_load};
 use crate::machines::{Machines, is_running};
 
-const CHART: &str = "charts/kvmoor";
+pub const CHART: &str = "charts/kvmoor";
 /// Until a display over a new server works.
 const SOON: Duration = Duration::from_secs(30);
 
