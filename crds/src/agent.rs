@@ -1,13 +1,13 @@
 //! What the API server and the node controllers say to each other over HTTPS: whoever asks and whoever answers must
 //! agree.
 //!
-//! The API server proves itself by a token of its service account for [`AUDIENCE`]; the node controller by the
-//! certificate in its Host, which only that node may write.
+//! The API server proves itself by a token of its service account for that host alone, see [`audience`], so that a host
+//! cannot pass for it at another; the node controller by the certificate in its Host, which only that node may write.
 
 use serde::{Deserialize, Serialize};
 
-/// Audience of the tokens that a node controller takes.
-pub const AUDIENCE: &str = "kvmoor-node";
+/// Audience of the tokens by which node controllers know each other.
+pub const PEER_AUDIENCE: &str = "kvmoor-node";
 /// Port that a node controller listens on unless told otherwise.
 pub const PORT: u16 = 18445;
 /// Protocol of the HTTP upgrade that a display's bytes follow, as the guest's VNC server speaks them.
@@ -18,6 +18,11 @@ pub const SERIAL_PROTOCOL: &str = "kvmoor-serial";
 pub const LOG_BYTES: u32 = 1 << 20;
 /// The name that the certificate is made for. What counts is the certificate itself.
 pub const SERVER_NAME: &str = "kvmoor-node";
+
+/// Audience of the tokens that the node controller of that host takes from the API server.
+pub fn audience(host: &str) -> String {
+    format!("{PEER_AUDIENCE}/{host}")
+}
 
 /// Where the measurements of a virtual machine are.
 pub fn stats_path(uid: &str) -> String {

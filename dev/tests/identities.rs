@@ -228,7 +228,7 @@ async fn api_server(client: &Client) {
     refused(hosts(client).patch("host-0", json!({ "spec": { "unschedulable": true } })).await, RBAC);
     // Tokens for the node controllers' audience, of its own account only.
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    let spec = TokenRequestSpec { audiences: vec![agent::AUDIENCE.to_owned()], ..TokenRequestSpec::default() };
+    let spec = TokenRequestSpec { audiences: vec![agent::PEER_AUDIENCE.to_owned()], ..TokenRequestSpec::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };
     let parameters = PostParams::default();
     allowed(accounts.create_token_request("kvmoor-api-server", &parameters, &request).await);

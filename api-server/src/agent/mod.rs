@@ -2,7 +2,7 @@
 //! and the files of images go to one.
 //!
 //! Where a host is reached and with which certificate stands in its Host, where only that node may write. This side
-//! proves itself by a token of its own service account for the node controllers' audience.
+//! proves itself by a token of its own service account for that host alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub mod upload;
 use crate::error::{ApiError, BoxError, Noun};
 use crate::store::{Key, Stores};
 use connect::Connection;
-use token::AgentToken;
+use token::AgentTokens;
 
 /// How long a host may take to say what it measures.
 const STATS: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ const HOST_SILENT: &str = "The VM's host does not answer";
 
 /// The node controllers of all hosts.
 pub struct Agents {
-    token: AgentToken,
+    tokens: AgentTokens,
 }
 
 /// The bytes of a console: those of the guest's VNC server, or of its serial port.
@@ -85,7 +85,7 @@ impl From<AgentError> for ApiError {
 impl Agents {
     /// Nothing is connected yet.
     pub fn new(client: Client, system_namespace: &str) -> Self {
-        Self { token: AgentToken::new(client, system_namespace) }
+        Self { tokens: AgentTokens::new(client, system_namespace) }
     }
 
     /// What libvirt measures of a virtual machine now.
@@ -117,11 +117,13 @@ impl Agents {
     async fn get(&self, host: &Host, path: String) -> Result<Bytes, AgentError> {
         let Connection { mut sender, driver } = connect::open::<Empty<Bytes>>(host).await.map_err(silent)?;
         let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        let answer =
-            sender.send_request(self.authorized(Request::get(path), Empty::new()).await?).await.map_err(silent)?;
+        let answer = sender
+            .send_request(self.authorized(host, Request::get(path), Empty::new()).await?)
+            .await
+            .map_err(silent)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
-        if status == StatusCode::OK { Ok(body) } else { self.refused(status, &body).await }
+        if status == StatusCode::OK { Ok(body) } else { self.refused(host, status, &body).await }
     }
 
     async fn upgrade(&self, host: &Host, path: String, protocol: &str) -> Result<Console, AgentError> {
@@ -129,17 +131,22 @@ impl Agents {
         // It ends by itself: with the upgrade, or when `sender` is gone.
         tokio::spawn(driver);
         let request = Request::get(path).header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
-        let answer = sender.send_request(self.authorized(request, Empty::new()).await?).await.map_err(silent)?;
+        let answer = sender.send_request(self.authorized(host, request, Empty::new()).await?).await.map_err(silent)?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = answer.status();
             let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(silent)?.to_bytes();
-            return self.refused(status, &body).await;
+            return self.refused(host, status, &body).await;
         }
         upgraded(answer).await
     }
 
-    async fn authorized<B>(&self, request: http::request::Builder, body: B) -> Result<Request<B>, AgentError> {
-        let token = self.token.get().await.map_err(|error| AgentError::Unavailable {
+    async fn authorized<B>(
+        &self,
+        host: &Host,
+        request: http::request::Builder,
+        body: B,
+    ) -> Result<Request<B>, AgentError> {
+        let token = self.tokens.get(&host.name_any()).await.map_err(|error| AgentError::Unavailable {
             message: "The server cannot prove itself to the VM's host",
             cause: error,
         })?;
@@ -147,14 +154,14 @@ impl Agents {
         request.header(header::AUTHORIZATION, format!("Bearer {token}")).body(body).map_err(silent)
     }
 
-    async fn refused<T>(&self, status: StatusCode, body: &[u8]) -> Result<T, AgentError> {
+    async fn refused<T>(&self, host: &Host, status: StatusCode, body: &[u8]) -> Result<T, AgentError> {
         let message = refusal(body);
         Err(match status {
             StatusCode::NOT_FOUND => AgentError::NotThere,
             StatusCode::CONFLICT => AgentError::Conflict(message),
             StatusCode::TOO_MANY_REQUESTS => AgentError::TooMany(message),
             StatusCode::UNAUTHORIZED => {
-                self.token.forget().await;
+                self.tokens.forget(&host.name_any()).await;
                 unavailable("The VM's host does not accept this server", status, &message)
             }
             StatusCode::SERVICE_UNAVAILABLE => {

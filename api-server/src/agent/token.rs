@@ -1,14 +1,15 @@
-//! The token by which the node controllers know this server: short-lived, for their audience alone, so that it is of no
-//! use with the Kubernetes API.
+//! The tokens by which the node controllers know this server: short-lived, and one for each host. So what a host is shown
+//! is of no use at another, nor with the Kubernetes API.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use kvmoor_crds::agent::AUDIENCE;
-use tokio::sync::Mutex;
+use kvmoor_crds::agent::audience;
 
 use crate::error::BoxError;
 
@@ -23,11 +24,14 @@ const LAST_USE: Duration = Duration::from_secs(59 * 60);
 /// After a failure it is not tried again for this long as long as the old one is good.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Keeps a token.
-pub struct AgentToken {
+/// Keeps tokens.
+pub struct AgentTokens {
     accounts: Api<ServiceAccount>,
-    held: Mutex<Option<Held>>,
+    /// By the names of hosts. One that is asked for keeps no other host's waiting.
+    held: Mutex<HashMap<String, Slot>>,
 }
+
+type Slot = Arc<tokio::sync::Mutex<Option<Held>>>;
 
 struct Held {
     token: String,
@@ -35,15 +39,21 @@ struct Held {
     tried: Instant,
 }
 
-impl AgentToken {
+impl AgentTokens {
     /// None yet.
     pub fn new(client: Client, system_namespace: &str) -> Self {
         Self { accounts: Api::namespaced(client, system_namespace), held: Mutex::default() }
     }
 
-    /// A token that is good.
-    pub async fn get(&self) -> Result<String, BoxError> {
-        let mut held = self.held.lock().await;
+    fn slot(&self, host: &str) -> Slot {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(held.entry(host.to_owned()).or_default())
+    }
+
+    /// A token that is good at that host.
+    pub async fn get(&self, host: &str) -> Result<String, BoxError> {
+        let slot = self.slot(host);
+        let mut held = slot.lock().await;
         let now = Instant::now();
         if let Some(held) = held.as_mut() {
             let age = now.duration_since(held.since);
@@ -53,7 +63,7 @@ impl AgentToken {
             }
             held.tried = now;
         }
-        match self.request().await {
+        match self.request(host).await {
             Ok(token) => {
                 *held = Some(Held { token: token.clone(), since: now, tried: now });
                 Ok(token)
@@ -66,13 +76,13 @@ impl AgentToken {
     }
 
     /// Asks for a new one at the next use.
-    pub async fn forget(&self) {
-        *self.held.lock().await = None;
+    pub async fn forget(&self, host: &str) {
+        *self.slot(host).lock().await = None;
     }
 
-    async fn request(&self) -> Result<String, BoxError> {
+    async fn request(&self, host: &str) -> Result<String, BoxError> {
         let spec = TokenRequestSpec {
-            audiences: vec![AUDIENCE.to_owned()],
+            audiences: vec![audience(host)],
             expiration_seconds: Some(LIFETIME.as_secs().cast_signed()),
             ..TokenRequestSpec::default()
         };

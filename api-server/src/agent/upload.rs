@@ -122,7 +122,7 @@ impl Agents {
             request = request.header(header::CONTENT_LENGTH, length);
         }
         let connected = async {
-            let request = self.authorized(request, Body::from_stream(receiver)).await.map_err(BoxError::from)?;
+            let request = self.authorized(host, request, Body::from_stream(receiver)).await.map_err(BoxError::from)?;
             Ok::<_, BoxError>((connect::open(host).await?, request))
         };
         let connected = tokio::time::timeout(CONNECT, connected).await.unwrap_or_else(|error| Err(error.into()));
@@ -151,7 +151,7 @@ impl Agents {
         match status {
             StatusCode::CREATED => return Ok(Stored::Now),
             StatusCode::OK => return Ok(Stored::Before),
-            StatusCode::UNAUTHORIZED => self.token.forget().await,
+            StatusCode::UNAUTHORIZED => self.tokens.forget(&host.name_any()).await,
             _ => {}
         }
         let body = tokio::time::timeout(CONNECT, Limited::new(answer.into_body(), ANSWER).collect()).await;

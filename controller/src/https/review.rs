@@ -39,30 +39,30 @@ pub enum Verdict<T> {
     Bad,
 }
 
-/// Says who of those with a good token may call.
-type Judge<T> = dyn Fn(&UserInfo) -> Option<T> + Send + Sync;
+/// Says who of those with a good token may call, by whose it is and which of our audiences it is for.
+type Judge<T> = dyn Fn(&UserInfo, &[&str]) -> Option<T> + Send + Sync;
 /// Of a token, which is not kept itself.
 type Hash = [u8; 32];
 
 /// Those who may call. `T` is what is to be known of them.
 pub struct Callers<T> {
     reviews: Api<TokenReview>,
-    audience: &'static str,
+    audiences: Vec<String>,
     judge: Box<Judge<T>>,
     known: Mutex<HashMap<Hash, (Instant, Verdict<T>)>>,
     questions: Semaphore,
 }
 
 impl<T: Clone> Callers<T> {
-    /// Callers with a token for `audience`; `judge` says who of them may call.
+    /// Callers with a token for one of these audiences; `judge` says who of them may call.
     pub fn new(
         client: Client,
-        audience: &'static str,
-        judge: impl Fn(&UserInfo) -> Option<T> + Send + Sync + 'static,
+        audiences: Vec<String>,
+        judge: impl Fn(&UserInfo, &[&str]) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
         Self {
             reviews: Api::all(client),
-            audience,
+            audiences,
             judge: Box::new(judge),
             known: Mutex::default(),
             questions: Semaphore::new(AT_ONCE),
@@ -111,10 +111,10 @@ impl<T: Clone> Callers<T> {
 
     async fn review(&self, token: &str) -> Result<Verdict<T>, kube::Error> {
         let _permit = self.questions.acquire().await;
-        let spec = TokenReviewSpec { audiences: Some(vec![self.audience.to_owned()]), token: Some(token.to_owned()) };
+        let spec = TokenReviewSpec { audiences: Some(self.audiences.clone()), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let answer = self.reviews.create(&PostParams::default(), &review).await?;
-        Ok(judge(&answer, self.audience, &self.judge))
+        Ok(judge(&answer, &self.audiences, &self.judge))
     }
 }
 
@@ -124,14 +124,19 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// What a review says.
-pub fn judge<T>(review: &TokenReview, audience: &str, who: impl Fn(&UserInfo) -> Option<T>) -> Verdict<T> {
+pub fn judge<T>(
+    review: &TokenReview,
+    audiences: &[String],
+    who: impl Fn(&UserInfo, &[&str]) -> Option<T>,
+) -> Verdict<T> {
     let Some(status) = &review.status else { return Verdict::Bad };
     // An API server that knows nothing of audiences would leave them out.
-    let for_us = status.audiences.iter().flatten().any(|known| known == audience);
-    if status.authenticated != Some(true) || !for_us {
+    let granted = status.audiences.iter().flatten().filter(|known| audiences.contains(known));
+    let granted: Vec<_> = granted.map(String::as_str).collect();
+    if status.authenticated != Some(true) || granted.is_empty() {
         return Verdict::Bad;
     }
-    status.user.as_ref().and_then(who).map_or(Verdict::SomebodyElse, Verdict::Welcome)
+    status.user.as_ref().and_then(|user| who(user, &granted)).map_or(Verdict::SomebodyElse, Verdict::Welcome)
 }
 
 #[cfg(test)]

@@ -75,7 +75,9 @@ impl Credentials {
         let token = self.request(client, Vec::new()).await.with_context(context)?;
         files::write_private(&self.token, token)?;
         if self.node.is_some() {
-            for (audience, file) in [(guest_data::AUDIENCE, &self.cluster_token), (agent::AUDIENCE, &self.peer_token)] {
+            for (audience, file) in
+                [(guest_data::AUDIENCE, &self.cluster_token), (agent::PEER_AUDIENCE, &self.peer_token)]
+            {
                 let token = self.request(client, vec![audience.to_owned()]).await.with_context(context)?;
                 files::write_private(file, token)?;
             }

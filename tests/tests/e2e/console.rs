@@ -117,6 +117,7 @@ pub async fn a_host_serves_only_the_api_server(shared: &Shared) -> Result<()> {
         .resolve(agent::SERVER_NAME, format!("{}:{}", address.address, address.port).parse()?)
         .no_proxy()
         .build()?;
+    let ours = agent::audience(&shared.cluster.node_name(0));
     let stats = agent::stats_path("550e8400-e29b-41d4-a716-446655440000");
     let image = agent::image_path(&"0".repeat(64), "raw");
     let ask = async |method: Method, path: &str, token: Option<String>| {
@@ -129,13 +130,17 @@ pub async fn a_host_serves_only_the_api_server(shared: &Shared) -> Result<()> {
     ensure!(status(Some("x".into())).await? == 401, "with something else");
     let cluster_wide = token(shared, "kvmoor-api-server", None).await?;
     ensure!(status(Some(cluster_wide)).await? == 401, "with a token for another audience");
-    let other = token(shared, "kvmoor-controller-cluster", Some(agent::AUDIENCE)).await?;
+    let other = token(shared, "kvmoor-controller-cluster", Some(&ours)).await?;
     ensure!(status(Some(other)).await? == 403, "with another account's token");
-    let good = token(shared, "kvmoor-api-server", Some(agent::AUDIENCE)).await?;
+    let shown = token(shared, "kvmoor-api-server", Some(&agent::audience("host-1"))).await?;
+    ensure!(status(Some(shown)).await? == 401, "with the token that another host is shown");
+    let peer = token(shared, "kvmoor-api-server", Some(agent::PEER_AUDIENCE)).await?;
+    ensure!(status(Some(peer)).await? == 403, "with one for what hosts give each other");
+    let good = token(shared, "kvmoor-api-server", Some(&ours)).await?;
     ensure!(status(Some(good.clone())).await? == 404, "with a good token: there is no such virtual machine");
     ensure!(ask(Method::GET, &image, Some(good)).await? == 403, "the API server has no business with what images hold");
     // Other hosts get images, and nothing else.
-    let unbound = token(shared, "kvmoor-controller-node", Some(agent::AUDIENCE)).await?;
+    let unbound = token(shared, "kvmoor-controller-node", Some(agent::PEER_AUDIENCE)).await?;
     ensure!(ask(Method::GET, &image, Some(unbound)).await? == 403, "with a token that was issued for no node");
     let name = format!("controller-{}.peer-token", shared.cluster.node_name(0));
     let node = std::fs::read_to_string(shared.cluster.dir().join("components").join(name))?;

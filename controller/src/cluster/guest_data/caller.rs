@@ -11,5 +11,5 @@ pub type Callers = review::Callers<String>;
 /// The node controllers of that installation.
 pub fn node_controllers(client: Client, system_namespace: &str) -> Callers {
     let account = node::account(system_namespace);
-    Callers::new(client, AUDIENCE, move |user| node::node(user, &account))
+    Callers::new(client, vec![AUDIENCE.to_owned()], move |user, _| node::node(user, &account))
 }

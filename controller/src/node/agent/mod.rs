@@ -101,7 +101,7 @@ pub async fn start(
     let agent = Arc::new(Agent {
         hypervisor,
         importer,
-        callers: caller::callers(client, system_namespace),
+        callers: caller::callers(client, system_namespace, &args.node_name),
         cpu: cpu::Samples::default(),
         displays: consoles::Consoles::default(),
         terminals: consoles::Consoles::default(),
