@@ -308,7 +308,9 @@ async fn copy(shared: &Shared, order: &Order, cancel: &CancellationToken) -> Res
         apply: order.apply.clone(),
         snapshots: contents.snapshots,
     };
-    begin(libvirt, order, &record).await?;
+    if !begin(libvirt, order, &record).await? {
+        return Ok(());
+    }
     let volumes = std::iter::once(&order.root).chain(disks.iter().map(|(_, copy)| copy));
     if let Err(failure) = all(libvirt, volumes, cancel).await {
         // Half a copy is of no use, and the room that it takes may be what is lacking. What stays is deleted later.
@@ -345,16 +347,22 @@ async fn turn(shared: &Shared, source: &str) -> Held {
 }
 
 /// Says that what there is of the clone's disks is half from now on, and deletes what is left of an attempt before. Disks
-/// that no record calls half are never deleted.
-async fn begin(libvirt: &Libvirt, order: &Order, record: &Record) -> Result<(), Failure> {
+/// that no record calls half are never deleted. `false` if all is there: whoever asked had looked before another copy
+/// ended.
+async fn begin(libvirt: &Libvirt, order: &Order, record: &Record) -> Result<bool, Failure> {
     let name = names::clone_record(&order.clone.uid);
-    let before = libvirt.read_volume(&name, record::MOST).await?;
-    if before.is_none() && !libvirt.volumes(&names::volume_prefix(&order.clone.uid)).await?.is_empty() {
-        return Err(not_now("the clone has disks"));
+    let before = libvirt.read_volume(&name, record::MOST).await?.map(|bytes| Record::parse(&bytes));
+    let volumes = libvirt.volumes(&names::volume_prefix(&order.clone.uid)).await?;
+    match before {
+        None if !volumes.is_empty() => return Err(not_now("the clone has disks")),
+        Some(before) if before.is_whole && volumes.iter().any(|volume| volume.name == order.root.to) => {
+            return Ok(false);
+        }
+        _ => {}
     }
     libvirt.write_volume(&name, record.to_bytes()).await?;
     delete_half(libvirt, &order.clone.uid).await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Deletes what there is of a clone but its record, which says that it is half.
