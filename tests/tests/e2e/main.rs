@@ -1,7 +1,8 @@
-//! End-to-end cases on one cluster of real parts: etcd, kube-apiserver, libvirt, QEMU and Kvmoor's own processes.
+//! End-to-end cases on clusters of real parts: etcd, kube-apiserver, libvirt, QEMU and Kvmoor's own processes.
 //!
-//! The cases run one after another, because many of them kill what the others stand on. `cargo test --test e2e NAME`
-//! runs those whose name contains NAME. The cluster is taken down whatever happens.
+//! On a cluster the cases run one after another, because many of them kill what the others stand on; two clusters share
+//! them out, see `lanes`. `cargo test --test e2e NAME` runs those whose name contains NAME, with `-- --test-threads 1` on
+//! one cluster. The clusters are taken down whatever happens.
 
 mod adoption;
 mod authorization;
@@ -22,6 +23,7 @@ mod images;
 mod installation;
 mod kubectl;
 mod lacking_hosts;
+mod lanes;
 mod lifecycle;
 mod metrics;
 mod networks;
@@ -43,9 +45,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use lanes::Lane;
 use libtest_mimic::{Arguments, Failed, Trial};
 use shared::Shared;
 use tokio::runtime::Handle;
+
+/// Clusters at once, unless `--test-threads` says how many.
+const LANES: usize = 2;
 
 type Case = for<'a> fn(&'a Shared) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
 
@@ -56,7 +62,8 @@ macro_rules! cases {
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let mut arguments = Arguments::from_args();
+    let lanes = arguments.test_threads.replace(1).unwrap_or(LANES);
     let cases = cases![
         lifecycle::from_nothing_to_a_booted_guest,
         lifecycle::kubectl_applies_the_example,
@@ -159,6 +166,7 @@ fn main() -> anyhow::Result<()> {
         serial::who_may_open_it_and_how_it_ends,
         serial::reconnects_leave_no_descriptor_behind,
         serial::the_boot_log,
+        schemathesis::by_an_admin,
         crash::creating,
         crash::starting,
         crash::stopping,
@@ -180,12 +188,20 @@ fn main() -> anyhow::Result<()> {
         snapshots::crash_while_restoring,
         snapshots::crash_while_deleting,
         snapshots::killed_in_the_middle_of_a_restore,
-        schemathesis::by_an_admin,
     ];
     if arguments.list {
         libtest_mimic::run(&arguments, trials(&cases, None)).exit();
     }
+    let filter = arguments.filter.clone().unwrap_or_default();
+    let mut cases: Vec<_> = cases.into_iter().filter(|(name, _)| name.contains(&filter)).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(lane) = Lane::current()? {
+        cases = cases.into_iter().enumerate().filter(|(n, _)| lane.has(*n)).map(|(_, case)| case).collect();
+    } else if lanes > 1 && cases.len() > 1 {
+        runtime.block_on(lanes::fetch(cases.iter().any(|(name, _)| name.starts_with("debian::"))))?;
+        let passed = lanes::run(lanes.min(cases.len()))?;
+        std::process::exit(if passed { 0 } else { 101 });
+    }
     let shared = Arc::new(runtime.block_on(Shared::start())?);
     let conclusion = libtest_mimic::run(&arguments, trials(&cases, Some((runtime.handle(), &shared))));
     if conclusion.has_failed() {

@@ -49,10 +49,14 @@ async fn run(shared: &Shared, role: &str) -> Result<()> {
     let images_before = names(&images).await?;
     let default = shared.admin.get("/api/quota").await?["quota"].clone();
     let outcome = test(shared, &there, role).await;
-    // An admin may have set the default quota to anything.
-    let limits =
-        json!({ "max_vms": default["max_vms"], "max_cpu": default["max_cpu"], "max_memory": default["max_memory"] });
-    shared.admin.ok(Method::PUT, "/api/quota", Some(limits)).await?;
+    // An admin may have set the default quota to anything. What it did not limit, null does not limit.
+    let limits: serde_json::Map<_, _> = ["max_vms", "max_cpu", "max_memory", "max_snapshots", "max_disk"]
+        .map(|limit| (limit.to_owned(), default[limit].clone()))
+        .into_iter()
+        .collect();
+    shared.admin.ok(Method::PUT, "/api/quota", Some(limits.into())).await?;
+    let now = shared.admin.get("/api/quota").await?["quota"].clone();
+    ensure!(now == default, "the default quota is {now}, and was {default}");
     let made: Vec<_> = accounts(shared).await?.difference(&before).copied().collect();
     let removals = stream::iter(made).map(|id| remove(shared, id)).buffer_unordered(AT_ONCE).try_collect::<()>();
     let removed = removals.await;
