@@ -4,22 +4,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::Resource;
-use kube::runtime::reflector::{ObjectRef, Store};
-use kvmoor_crds::{SnapshotPhase, names};
+use kube::runtime::reflector::ObjectRef;
+use kvmoor_crds::names;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::super::backoff::Backoff;
-use super::super::context::{Context, Known, Root};
-use super::super::desired::{CloneOf, Desired, Identity, Machine};
+use super::super::context::{Known, Root};
+use super::super::desired::{CloneOf, Identity};
 use super::super::hypervisor::libvirt::{Libvirt, VolumeCopy};
 use super::super::hypervisor::{Class, DomainFacts, HvError, Hypervisor};
-use super::super::observe::Observed;
 use super::super::plan::Blocked;
-use super::super::queue;
 use super::super::turns::{Held, Turns};
-use super::obstacle::{COPYING, Cloned, SOURCE_NOT_READY, SnapshotState, SourceFacts, obstacle};
+use super::copies::Copies;
+use super::obstacle::{COPYING, SOURCE_NOT_READY};
 use super::record::{self, Record};
 
 /// Copies at once: each has a thread of libvirt's calls, and they share the host's disks.
@@ -119,7 +117,7 @@ impl Copier {
     }
 
     /// Where the copies of a clone stand that has none yet; they are begun if they can be.
-    fn want(&self, order: Order) -> Blocked {
+    pub fn want(&self, order: Order) -> Blocked {
         let uid = order.clone.uid.clone();
         let attempt = format!("{order:?}");
         let message = format!("The disks of {} are being copied; it is not started before", order.source.name);
@@ -170,7 +168,8 @@ impl Copier {
         }
     }
 
-    fn waits(&self, clone: &Identity, source: &CloneOf) {
+    /// Has a clone woken when its source changes.
+    pub fn waits(&self, clone: &Identity, source: &CloneOf) {
         let Some(vm) = self.0.known.get(&clone.uid) else { return };
         let key = (clone.namespace.clone(), source.vm_name.clone());
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -182,81 +181,6 @@ impl Shared {
     fn wake(&self, vm: ObjectRef<Root>) {
         // Nobody listens any more only when the process ends.
         let _ = self.wake.send(vm);
-    }
-}
-
-/// Sees to the disks of a clone that was observed to have no domain.
-pub async fn attend<H: Hypervisor>(ctx: &Context<H>, desired: &Desired, observed: &mut Observed) {
-    let (Desired::Present(machine), Observed::Complete(facts)) = (desired, &mut *observed) else { return };
-    let Some(source) = machine.source.as_ref().filter(|_| facts.domain == DomainFacts::Missing) else { return };
-    match look(ctx, machine, source).await {
-        Ok(cloned) => facts.cloned = cloned,
-        Err(error) => *observed = Observed::Unreachable(error),
-    }
-}
-
-async fn look<H: Hypervisor>(ctx: &Context<H>, machine: &Machine, source: &CloneOf) -> Result<Cloned, HvError> {
-    let uid = machine.identity.uid.as_str();
-    let record = ctx.hypervisor.read_volume(&names::clone_record(uid), record::MOST).await?;
-    let record = record.map(|bytes| Record::parse(&bytes));
-    let listed = ctx.hypervisor.volumes(&names::volume_prefix(uid)).await?;
-    match record {
-        None if !listed.is_empty() => return Ok(Cloned::HasDisks),
-        Some(record) if record.is_whole && listed.iter().any(|volume| volume.name == machine.root.volume) => {
-            return Ok(Cloned::Whole(record));
-        }
-        _ => {}
-    }
-    let facts = source_facts(ctx, machine, source).await?;
-    Ok(Cloned::Waits(match obstacle(machine, &facts) {
-        Ok(order) => ctx.copier.want(order),
-        Err(blocked) => {
-            ctx.copier.waits(&machine.identity, source);
-            blocked
-        }
-    }))
-}
-
-async fn source_facts<H: Hypervisor>(
-    ctx: &Context<H>,
-    machine: &Machine,
-    source: &CloneOf,
-) -> Result<SourceFacts, HvError> {
-    let namespace = machine.identity.namespace.as_str();
-    let mut facts = SourceFacts { identity: None, snapshot: None, domain: DomainFacts::Missing, disks: None };
-    facts.identity = identity(&ctx.machines, namespace, &source.vm_name);
-    let Some(identity) = &facts.identity else { return Ok(facts) };
-    facts.snapshot = source.snapshot_name.as_deref().map(|name| snapshot(ctx, identity, name));
-    facts.domain = ctx.hypervisor.domain(&identity.uid).await?;
-    if let DomainFacts::Ours(_) = &facts.domain {
-        let extra = machine.disks.iter().map(|disk| names::extra_volume(&identity.uid, &disk.name));
-        let volumes = std::iter::once(names::root_volume(&identity.uid)).chain(extra).collect();
-        facts.disks = ctx.hypervisor.disks(&identity.uid, volumes).await.ok();
-    }
-    Ok(facts)
-}
-
-fn identity(machines: &Store<Root>, namespace: &str, name: &str) -> Option<Identity> {
-    let root = machines.get(&ObjectRef::new(name).within(namespace))?;
-    let meta = root.meta();
-    let uid = meta.uid.as_ref().filter(|_| meta.deletion_timestamp.is_none())?.to_lowercase();
-    Some(Identity { uid, namespace: namespace.to_owned(), name: name.to_owned() })
-}
-
-fn snapshot<H>(ctx: &Context<H>, source: &Identity, name: &str) -> SnapshotState {
-    let found = ctx.queue.snapshots.get(&ObjectRef::new(name).within(&source.namespace));
-    let Some(Ok(snapshot)) = found.as_ref().map(|root| root.0.as_ref()) else { return SnapshotState::Missing };
-    let snapshot = ctx.told.snapshots.newest(Arc::new(snapshot.clone()));
-    if snapshot.metadata.deletion_timestamp.is_some() || snapshot.spec.vm_name != source.name {
-        return SnapshotState::Missing;
-    }
-    let phase = snapshot.status.as_ref().and_then(|status| status.phase);
-    match (phase, snapshot.metadata.uid.as_deref()) {
-        (Some(SnapshotPhase::Ready), Some(uid)) if queue::is_of(&snapshot, source) => {
-            SnapshotState::Ready(names::snapshot(uid))
-        }
-        (Some(SnapshotPhase::Ready | SnapshotPhase::Failed), _) => SnapshotState::Missing,
-        _ => SnapshotState::Pending,
     }
 }
 
@@ -346,23 +270,25 @@ async fn turn(shared: &Shared, source: &str) -> Held {
     }
 }
 
-/// Says that what there is of the clone's disks is half from now on, and deletes what is left of an attempt before. Disks
-/// that no record calls half are never deleted. `false` if all is there: whoever asked had looked before another copy
-/// ended.
+/// Says that what there is of the clone's disks is half from now on, and deletes what is left of an attempt before.
+/// `false` if all is there: whoever asked had looked before another copy ended.
 async fn begin(libvirt: &Libvirt, order: &Order, record: &Record) -> Result<bool, Failure> {
-    let name = names::clone_record(&order.clone.uid);
-    let before = libvirt.read_volume(&name, record::MOST).await?.map(|bytes| Record::parse(&bytes));
-    let volumes = libvirt.volumes(&names::volume_prefix(&order.clone.uid)).await?;
-    match before {
-        None if !volumes.is_empty() => return Err(not_now("the clone has disks")),
-        Some(before) if before.is_whole && volumes.iter().any(|volume| volume.name == order.root.to) => {
-            return Ok(false);
-        }
-        _ => {}
+    let uid = order.clone.uid.as_str();
+    match copies(libvirt, uid, &order.root.to).await? {
+        Copies::HasDisks => return Err(not_now("the clone has disks")),
+        Copies::Whole(_) => return Ok(false),
+        Copies::Lacking => {}
     }
-    libvirt.write_volume(&name, record.to_bytes()).await?;
-    delete_half(libvirt, &order.clone.uid).await?;
+    libvirt.write_volume(&names::clone_record(uid), record.to_bytes()).await?;
+    delete_half(libvirt, uid).await?;
     Ok(true)
+}
+
+/// What there is of the disks of the clone with that UID and root disk.
+pub async fn copies(hypervisor: &impl Hypervisor, uid: &str, root: &str) -> Result<Copies, HvError> {
+    let record = hypervisor.read_volume(&names::clone_record(uid), record::MOST).await?;
+    let volumes = hypervisor.volumes(&names::volume_prefix(uid)).await?;
+    Ok(Copies::of(record.map(|bytes| Record::parse(&bytes)), &volumes, root))
 }
 
 /// Deletes what there is of a clone but its record, which says that it is half.

@@ -1,9 +1,9 @@
 //! Clones: virtual machines whose disks begin as copies of another's.
 //!
 //! ```text
-//!   reconcile ── attend ──> obstacle (pure) ──> copier: record "half" ──> volumes, byte for byte ──> record "whole"
-//!       ^                                          │                                                      │
-//!       └───────────────── wakes ──────────────────┴──────────────────────────────────────────────────────┘
+//!   reconcile ── attend ──> copies, obstacle (pure) ──> copier: record "half" ──> volumes, byte for byte ──> record "whole"
+//!       ^                                                  │                                                      │
+//!       └────────────────────── wakes ─────────────────────┴──────────────────────────────────────────────────────┘
 //!   whole: seed and domain are made ──> snapshots in the copies are gone back to, and deleted ──> disks grow ──> it starts
 //! ```
 //!
@@ -15,11 +15,14 @@
 //! byte and again after the last: only what a record says to be half is ever deleted. While its disks are copied, nothing
 //! is done to the source, see `turns`.
 
+mod attend;
 mod copier;
+mod copies;
 mod obstacle;
 mod record;
 
-pub use copier::{Copier, attend};
+pub use attend::attend;
+pub use copier::Copier;
 pub use obstacle::{COPYING, Cloned, is_wait};
 pub use record::Record;
 
