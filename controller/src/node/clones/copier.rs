@@ -286,8 +286,9 @@ async fn begin(libvirt: &Libvirt, order: &Order, record: &Record) -> Result<bool
 
 /// What there is of the disks of the clone with that UID and root disk.
 pub async fn copies(hypervisor: &impl Hypervisor, uid: &str, root: &str) -> Result<Copies, HvError> {
-    let record = hypervisor.read_volume(&names::clone_record(uid), record::MOST).await?;
+    // The record comes after the list: it is written before any copy, so what was listed before it was not there is none.
     let volumes = hypervisor.volumes(&names::volume_prefix(uid)).await?;
+    let record = hypervisor.read_volume(&names::clone_record(uid), record::MOST).await?;
     Ok(Copies::of(record.map(|bytes| Record::parse(&bytes)), &volumes, root))
 }
 
