@@ -6,6 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Host;
+use crate::pinned::Endpoint;
+
 /// Audience of the tokens by which node controllers know each other.
 pub const PEER_AUDIENCE: &str = "kvmoor-node";
 /// Port that a node controller listens on unless told otherwise.
@@ -22,6 +25,32 @@ pub const SERVER_NAME: &str = "kvmoor-node";
 /// Audience of the tokens that the node controller of that host takes from the API server.
 pub fn audience(host: &str) -> String {
     format!("{PEER_AUDIENCE}/{host}")
+}
+
+/// What a Host does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Untold {
+    /// Where its node controller listens.
+    #[error("the Host has no address")]
+    Address,
+    /// With which certificate.
+    #[error("the Host has no certificate")]
+    Certificate,
+}
+
+/// Where the node controller of a host is reached.
+///
+/// # Errors
+/// If the host has not told all of it.
+pub fn endpoint(host: &Host) -> Result<Endpoint, Untold> {
+    let status = host.status.as_ref().ok_or(Untold::Address)?;
+    let address = status.addresses.first().ok_or(Untold::Address)?;
+    Ok(Endpoint {
+        address: address.address.clone(),
+        port: u16::try_from(address.port).map_err(|_| Untold::Address)?,
+        certificate: status.certificate.clone().ok_or(Untold::Certificate)?,
+        server_name: SERVER_NAME,
+    })
 }
 
 /// Where the measurements of a virtual machine are.

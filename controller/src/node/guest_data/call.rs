@@ -6,10 +6,11 @@ use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Bytes;
 use kvmoor_crds::guest_data::{self, Answer};
+use kvmoor_crds::pinned::Endpoint;
 use serde::Deserialize;
 
 use super::super::desired::Identity;
-use crate::https::client::{self, Endpoint};
+use crate::https::client;
 
 /// Most bytes of an answer: the largest data in base64, and 64 keys of 8 KiB.
 const LARGEST: usize = 2 << 20;

@@ -3,6 +3,7 @@
 
 mod call;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
 use kvmoor_crds::guest_data::{ADDRESS_ANNOTATION, Answer, CERTIFICATE_ANNOTATION, GuestData, Lack, SERVER_NAME};
 use kvmoor_crds::names;
+use kvmoor_crds::pinned::Endpoint;
 
 use super::desired::Identity;
-use crate::https::client::Endpoint;
 use call::CallError;
 
 /// How long it may take in all.
@@ -78,9 +79,36 @@ impl Source {
             self.leases.get_opt(names::LEADER_LEASE).await.map_err(|error| CallError::Lease(error.to_string()))?;
         let annotations = lease.and_then(|lease| lease.metadata.annotations).unwrap_or_default();
         let of = |key: &str| annotations.get(key).cloned();
-        match (of(ADDRESS_ANNOTATION), of(CERTIFICATE_ANNOTATION)) {
-            (Some(address), Some(certificate)) => Ok(Endpoint { address, certificate, server_name: SERVER_NAME }),
+        let told = of(ADDRESS_ANNOTATION).as_deref().and_then(split);
+        match (told, of(CERTIFICATE_ANNOTATION)) {
+            (Some((address, port)), Some(certificate)) => {
+                Ok(Endpoint { address, port, certificate, server_name: SERVER_NAME })
+            }
             _ => Err(CallError::Lease("no cluster controller has told where it listens".to_owned())),
         }
+    }
+}
+
+/// The address, or the name, and the port that the annotation has.
+fn split(text: &str) -> Option<(String, u16)> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some((address.ip().to_string(), address.port()));
+    }
+    let (name, port) = text.rsplit_once(':')?;
+    Some((name.to_owned(), port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leader_is_at_an_address_or_a_name() {
+        let split = |text| split(text).map(|(address, port)| format!("{address} {port}"));
+        assert_eq!(split("192.0.2.1:18447").as_deref(), Some("192.0.2.1 18447"));
+        assert_eq!(split("[2001:db8::1]:18447").as_deref(), Some("2001:db8::1 18447"));
+        assert_eq!(split("leader.example.org:18447").as_deref(), Some("leader.example.org 18447"));
+        assert_eq!(split("leader.example.org"), None);
+        assert_eq!(split("leader.example.org:x"), None);
     }
 }

@@ -11,13 +11,14 @@ use http::StatusCode;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client};
-use kvmoor_crds::{Host, HostStatus, agent};
+use kvmoor_crds::pinned::Endpoint;
+use kvmoor_crds::{Host, agent};
 use rand::seq::SliceRandom;
 
 use super::failure::{Failure, Reason};
 use super::file::File;
 use super::record::Content;
-use crate::https::client::{self, Endpoint};
+use crate::https::client;
 
 /// How long a call of the Kubernetes API may take.
 const LIST: Duration = Duration::from_secs(10);
@@ -94,16 +95,8 @@ impl Peers {
 fn peers(hosts: &[Host], image: &str, own: &str) -> Vec<Peer> {
     let peer = |host: &Host| {
         let name = host.metadata.name.clone().filter(|name| name != own)?;
-        let HostStatus { images, addresses, certificate, .. } = host.status.as_ref()?;
-        images.iter().find(|present| present.name == image)?;
-        let address = addresses.first()?;
-        let is_v6 = address.address.contains(':');
-        let text = if is_v6 { format!("[{}]", address.address) } else { address.address.clone() };
-        let endpoint = Endpoint {
-            address: format!("{text}:{}", address.port),
-            certificate: certificate.clone()?,
-            server_name: agent::SERVER_NAME,
-        };
+        host.status.as_ref()?.images.iter().find(|present| present.name == image)?;
+        let endpoint = agent::endpoint(host).ok()?;
         Some(Peer { name, endpoint })
     };
     hosts.iter().filter_map(peer).collect()
@@ -151,8 +144,8 @@ mod tests {
             host("c", &["image"], "2001:db8::1"),
         ];
         let found = peers(&hosts, "image", "own");
-        let addresses: Vec<_> = found.iter().map(|peer| peer.endpoint.address.as_str()).collect();
-        assert_eq!(addresses, ["192.0.2.2:18445", "[2001:db8::1]:18445"]);
+        let addresses: Vec<_> = found.iter().map(|peer| (peer.endpoint.address.as_str(), peer.endpoint.port)).collect();
+        assert_eq!(addresses, [("192.0.2.2", 18445), ("2001:db8::1", 18445)]);
         assert_eq!(peers(&hosts, "none", "own"), []);
     }
 
