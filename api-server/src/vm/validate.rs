@@ -3,6 +3,7 @@
 
 use kvmoor_crds::guest_data::{LARGEST_NETWORK_DATA, LARGEST_USER_DATA};
 
+use super::guest_data::GuestData;
 use crate::error::ApiError;
 
 /// Most virtual CPUs.
@@ -116,21 +117,20 @@ pub fn ssh_keys(keys: &[String]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What cloud-init is told.
-pub fn user_data(text: String) -> Result<String, ApiError> {
-    at_most(text, "user_data", LARGEST_USER_DATA)
+/// What cloud-init is told: user data and a network configuration.
+pub fn guest_data(user_data: Option<String>, network_config: Option<String>) -> Result<GuestData, ApiError> {
+    at_most(&user_data, "user_data", LARGEST_USER_DATA)?;
+    at_most(&network_config, "network_config", LARGEST_NETWORK_DATA)?;
+    Ok(GuestData { user_data, network_config })
 }
 
-/// A network configuration.
-pub fn network_config(text: String) -> Result<String, ApiError> {
-    at_most(text, "network_config", LARGEST_NETWORK_DATA)
-}
-
-fn at_most(text: String, field: &str, largest: usize) -> Result<String, ApiError> {
-    if text.len() > largest {
-        return invalid(format!("{field} has {} bytes and may have at most {largest} bytes", text.len()));
+fn at_most(text: &Option<String>, field: &str, largest: usize) -> Result<(), ApiError> {
+    match text {
+        Some(text) if text.len() > largest => {
+            invalid(format!("{field} has {} bytes and may have at most {largest} bytes", text.len()))
+        }
+        _ => Ok(()),
     }
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::create::{SshKey, keys};
+use super::create::{SshKey, keys, yes};
 use super::show;
 use crate::app::AppState;
 use crate::auth::extract::OwnedVm;
@@ -18,7 +18,6 @@ use crate::number::{optional_whole, some_whole};
 use crate::openapi::OverQuota;
 use crate::vm::clone::{NewClone, prepare};
 use crate::vm::create::create;
-use crate::vm::guest_data::GuestData;
 use crate::vm::validate;
 
 /// A clone to make. What is left out is as its source has it.
@@ -67,10 +66,6 @@ pub struct CloneVm {
     pub start: bool,
 }
 
-fn yes() -> bool {
-    true
-}
-
 impl CloneVm {
     fn check(self) -> Result<NewClone, ApiError> {
         let Self { name, snapshot_id, cpu, memory, disk, ssh_authorized_keys, user_data, network_config, start } = self;
@@ -82,10 +77,7 @@ impl CloneVm {
             memory: memory.map(validate::memory).transpose()?,
             disk: disk.map(validate::disk).transpose()?,
             ssh_authorized_keys: ssh_authorized_keys.map(keys).transpose()?,
-            guest_data: GuestData {
-                user_data: user_data.map(validate::user_data).transpose()?,
-                network_config: network_config.map(validate::network_config).transpose()?,
-            },
+            guest_data: validate::guest_data(user_data, network_config)?,
             start,
         })
     }

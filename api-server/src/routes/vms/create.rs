@@ -20,7 +20,6 @@ use crate::model::Vm;
 use crate::number::{optional_whole, some_whole};
 use crate::openapi::OverQuota;
 use crate::vm::create::{NewVm, Size, create};
-use crate::vm::guest_data::GuestData;
 use crate::vm::validate;
 
 /// A virtual machine to create.
@@ -132,7 +131,8 @@ impl ToSchema for CreateVmBody {
     }
 }
 
-fn yes() -> bool {
+/// What `start` is where it is missing.
+pub fn yes() -> bool {
     true
 }
 
@@ -161,10 +161,7 @@ impl CreateVm {
             disk: disk.map(validate::disk).transpose()?,
             disks: check_disks(disks)?,
             ssh_authorized_keys,
-            guest_data: GuestData {
-                user_data: user_data.map(validate::user_data).transpose()?,
-                network_config: network_config.map(validate::network_config).transpose()?,
-            },
+            guest_data: validate::guest_data(user_data, network_config)?,
             start,
             clone_of: None,
         })
