@@ -13,7 +13,7 @@ use kvmoor_crds::{names, quantity};
 
 use super::desired::{Extra, Machine};
 use super::domain_xml::{Disk, DiskFormat};
-use super::hypervisor::{DiskFacts, Power};
+use super::hypervisor::{DiskFacts, Domain, Power};
 use super::metadata::Metadata;
 use super::plan::{Blocked, Step};
 use super::volume_xml::Volume;
@@ -54,29 +54,29 @@ pub fn unknown(machine: &Machine, metadata: &Metadata) -> DiskPlan {
 }
 
 /// Decides.
-pub fn plan(machine: &Machine, metadata: &Metadata, facts: &DiskFacts, power: &Power) -> DiskPlan {
+pub fn plan(machine: &Machine, metadata: &Metadata, facts: &DiskFacts, domain: &Domain) -> DiskPlan {
     let mut plan = unknown(machine, metadata);
     // What is about to change is looked at when it has changed.
-    if !matches!(power, Power::Running | Power::Paused | Power::Off(_)) {
+    if !matches!(domain.power, Power::Running | Power::Paused | Power::Off(_)) {
         return plan;
     }
     // A pool without the root disk is not the pool that it was: nothing new is made in it, and nothing is missed.
     if facts.size(&machine.root.volume).is_none() {
         return plan;
     }
-    let more = more(machine, facts);
+    let more = more(machine, facts, &domain.attached);
     match admitted(machine, metadata, facts) {
         Err(blocked) if !more.is_empty() => plan.blocked = Some(blocked),
         _ => (plan.volumes, plan.steps) = more.into_iter().partition(|step| matches!(step, Step::EnsureVolume(_))),
     }
     let will_be_there = |disk: &Extra| plan.blocked.is_none() || facts.size(&disk.volume).is_some();
     let usable: Vec<&Extra> = machine.disks.iter().filter(|disk| will_be_there(disk)).collect();
-    if power.is_active() {
-        let attached = |disk: &Extra| facts.attached.contains(&disk.volume);
+    if domain.power.is_active() {
+        let attached = |disk: &Extra| domain.attached.contains(&disk.volume);
         plan.steps.extend(usable.iter().filter(|disk| !attached(disk)).map(|disk| attach(disk)));
     }
     plan.usable = usable.into_iter().map(|disk| disk.name.clone()).collect();
-    shed(machine, facts, &mut plan);
+    shed(machine, facts, &domain.attached, &mut plan);
     plan
 }
 
@@ -107,14 +107,14 @@ fn admitted(machine: &Machine, metadata: &Metadata, facts: &DiskFacts) -> Result
 }
 
 /// What is to be made, and what is to be made larger.
-fn more(machine: &Machine, facts: &DiskFacts) -> Vec<Step> {
+fn more(machine: &Machine, facts: &DiskFacts, attached: &[String]) -> Vec<Step> {
     let root = std::iter::once((&machine.root.volume, machine.root.capacity));
     let all = root.chain(machine.disks.iter().map(|disk| (&disk.volume, disk.capacity)));
     let step = |(volume, capacity): (&String, u64)| match facts.size(volume) {
         Some(size) if size >= capacity => None,
         Some(_) => Some(Step::GrowDisk { volume: volume.clone(), bytes: capacity }),
         // Somebody took it away under the guest, which still has it.
-        None if facts.attached.contains(volume) => None,
+        None if attached.contains(volume) => None,
         None => Some(Step::EnsureVolume(Volume {
             name: volume.clone(),
             capacity,
@@ -135,13 +135,13 @@ fn attach(disk: &Extra) -> Step {
 }
 
 /// Takes away what is not wanted any more.
-fn shed(machine: &Machine, facts: &DiskFacts, plan: &mut DiskPlan) {
+fn shed(machine: &Machine, facts: &DiskFacts, attached: &[String], plan: &mut DiskPlan) {
     let wanted = |name: &String| machine.disks.iter().any(|disk| disk.name == *name);
     let (left, going): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.left).into_iter().partition(wanted);
     plan.left = left;
     for name in going {
         let volume = names::extra_volume(&machine.identity.uid, &name);
-        let is_attached = facts.attached.contains(&volume);
+        let is_attached = attached.contains(&volume);
         let is_there = facts.size(&volume).is_some();
         if (is_attached || is_there) && facts.snapshots > 0 {
             let message = format!(

@@ -38,21 +38,34 @@ fn recorded(names: &[&str]) -> Metadata {
 
 /// All is there as wanted.
 fn facts() -> DiskFacts {
-    DiskFacts {
-        sizes: vec![("root".into(), 10 * GIB), (volume("data"), 5 * GIB)],
-        attached: vec!["root".into(), volume("data")],
-        snapshots: 0,
-    }
+    DiskFacts { sizes: vec![("root".into(), 10 * GIB), (volume("data"), 5 * GIB)], snapshots: 0 }
 }
 
-fn steps(machine: &Machine, metadata: &Metadata, facts: &DiskFacts, power: &Power) -> Vec<&'static str> {
-    let plan = super::plan(machine, metadata, facts, power);
+/// The domain in that state, with these volumes.
+fn domain(power: Power, attached: Vec<String>) -> Domain {
+    let (metadata, leases) = (Metadata::default(), Vec::new());
+    Domain { power, metadata, cpu: 1, memory_mib: 256, leases, agent: false, attached }
+}
+
+/// The domain in that state, with all disks if it is on.
+fn whole(power: Power) -> Domain {
+    let attached = if power.is_active() { vec!["root".into(), volume("data")] } else { Vec::new() };
+    domain(power, attached)
+}
+
+/// The domain, running without the disk `data`.
+fn without_data() -> Domain {
+    domain(Power::Running, vec!["root".into()])
+}
+
+fn steps(machine: &Machine, metadata: &Metadata, facts: &DiskFacts, domain: &Domain) -> Vec<&'static str> {
+    let plan = super::plan(machine, metadata, facts, domain);
     plan.volumes.iter().chain(&plan.steps).map(Step::name).collect()
 }
 
 #[test]
 fn nothing_is_done_where_all_is_as_wanted() {
-    let done = super::plan(&wanted(), &recorded(&["data"]), &facts(), &Power::Running);
+    let done = super::plan(&wanted(), &recorded(&["data"]), &facts(), &whole(Power::Running));
     let names = vec!["data".to_owned()];
     assert_eq!(done, DiskPlan { left: names.clone(), usable: names, ..DiskPlan::default() });
 }
@@ -64,7 +77,7 @@ fn disks_grow_on_and_off_and_never_shrink() {
     machine.disks[0].capacity = 6 * GIB;
     machine.disk_admitted = 18 * GIB;
     for power in [Power::Running, Power::Paused, off()] {
-        let plan = super::plan(&machine, &recorded(&["data"]), &facts(), &power);
+        let plan = super::plan(&machine, &recorded(&["data"]), &facts(), &whole(power.clone()));
         assert_eq!(
             plan.steps,
             [
@@ -75,14 +88,14 @@ fn disks_grow_on_and_off_and_never_shrink() {
     }
     machine.root.capacity = GIB;
     machine.disks[0].capacity = GIB;
-    assert_eq!(steps(&machine, &recorded(&["data"]), &facts(), &Power::Running), [] as [&str; 0]);
+    assert_eq!(steps(&machine, &recorded(&["data"]), &facts(), &whole(Power::Running)), [] as [&str; 0]);
 }
 
 #[test]
 fn growth_waits_until_it_is_admitted() {
     let mut machine = wanted();
     machine.root.capacity = 11 * GIB;
-    let held = super::plan(&machine, &recorded(&["data"]), &facts(), &Power::Running);
+    let held = super::plan(&machine, &recorded(&["data"]), &facts(), &whole(Power::Running));
     assert_eq!(held.steps, []);
     let blocked = held.blocked.unwrap();
     assert_eq!(blocked.reason, NOT_ADMITTED);
@@ -93,9 +106,7 @@ fn growth_waits_until_it_is_admitted() {
 fn a_disk_that_is_not_admitted_keeps_no_other_from_the_guest() {
     let mut machine = wanted();
     machine.disks.push(Extra { volume: volume("more"), name: "more".into(), capacity: GIB });
-    let mut facts = facts();
-    facts.attached.pop();
-    let held = super::plan(&machine, &recorded(&["data", "more"]), &facts, &Power::Running);
+    let held = super::plan(&machine, &recorded(&["data", "more"]), &facts(), &without_data());
     assert_eq!(held.blocked.as_ref().unwrap().reason, NOT_ADMITTED);
     assert_eq!((held.volumes.len(), held.usable), (0, vec!["data".to_owned()]));
     assert_eq!(held.steps.iter().map(Step::name).collect::<Vec<_>>(), ["AttachDisk"]);
@@ -104,7 +115,7 @@ fn a_disk_that_is_not_admitted_keeps_no_other_from_the_guest() {
 #[test]
 fn what_was_made_before_more_was_charged_for_stands_in_no_way() {
     let machine = Machine { disk_admitted: GIB, ..wanted() };
-    let plan = super::plan(&machine, &recorded(&["data"]), &facts(), &off());
+    let plan = super::plan(&machine, &recorded(&["data"]), &facts(), &whole(off()));
     assert_eq!((plan.blocked, plan.steps.len()), (None, 0));
 }
 
@@ -113,24 +124,26 @@ fn a_disk_that_is_not_gone_yet_counts() {
     let mut machine = wanted();
     let more = Extra { volume: volume("more"), name: "more".into(), capacity: 5 * GIB };
     machine.disks = vec![more];
-    let plan = super::plan(&machine, &recorded(&["data"]), &facts(), &Power::Running);
+    let plan = super::plan(&machine, &recorded(&["data"]), &facts(), &whole(Power::Running));
     assert_eq!(plan.blocked.as_ref().unwrap().reason, NOT_ADMITTED);
     assert_eq!(plan.steps.iter().map(Step::name).collect::<Vec<_>>(), ["DetachDisk", "DeleteVolume"]);
     let mut gone = facts();
     gone.sizes.pop();
-    gone.attached.pop();
-    assert_eq!(steps(&machine, &recorded(&["data"]), &gone, &Power::Running), ["EnsureVolume", "AttachDisk"]);
+    assert_eq!(steps(&machine, &recorded(&["data"]), &gone, &without_data()), ["EnsureVolume", "AttachDisk"]);
 }
 
 #[test]
 fn a_new_disk_is_made_and_attached_to_what_runs() {
     let mut facts = facts();
-    facts.attached.pop();
     facts.sizes.pop();
-    assert_eq!(steps(&wanted(), &recorded(&["data"]), &facts, &Power::Running), ["EnsureVolume", "AttachDisk"]);
-    assert_eq!(steps(&wanted(), &recorded(&["data"]), &facts, &off()), ["EnsureVolume"], "the next start attaches it");
+    assert_eq!(steps(&wanted(), &recorded(&["data"]), &facts, &without_data()), ["EnsureVolume", "AttachDisk"]);
+    assert_eq!(
+        steps(&wanted(), &recorded(&["data"]), &facts, &whole(off())),
+        ["EnsureVolume"],
+        "the next start attaches it"
+    );
     facts.sizes.push((volume("data"), 5 * GIB));
-    assert_eq!(steps(&wanted(), &recorded(&["data"]), &facts, &Power::Running), ["AttachDisk"], "after a crash");
+    assert_eq!(steps(&wanted(), &recorded(&["data"]), &facts, &without_data()), ["AttachDisk"], "after a crash");
 }
 
 #[test]
@@ -138,18 +151,17 @@ fn what_is_not_wanted_is_detached_deleted_and_forgotten() {
     let mut machine = wanted();
     machine.disks.clear();
     let mut facts = facts();
-    let plan_of = |facts: &DiskFacts, power: &Power| super::plan(&machine, &recorded(&["data"]), facts, power);
+    let plan_of = |facts: &DiskFacts, domain: &Domain| super::plan(&machine, &recorded(&["data"]), facts, domain);
     assert_eq!(
-        plan_of(&facts, &Power::Running),
+        plan_of(&facts, &whole(Power::Running)),
         DiskPlan {
             steps: vec![Step::DetachDisk(volume("data")), Step::DeleteVolume(volume("data"))],
             ..DiskPlan::default()
         }
     );
-    facts.attached.pop();
-    assert_eq!(plan_of(&facts, &off()).steps, [Step::DeleteVolume(volume("data"))]);
+    assert_eq!(plan_of(&facts, &whole(off())).steps, [Step::DeleteVolume(volume("data"))]);
     facts.sizes.pop();
-    assert_eq!(plan_of(&facts, &Power::Running), DiskPlan::default(), "only its name is left to forget");
+    assert_eq!(plan_of(&facts, &without_data()), DiskPlan::default(), "only its name is left to forget");
 }
 
 #[test]
@@ -157,7 +169,7 @@ fn no_disk_is_taken_from_snapshots() {
     let mut machine = wanted();
     machine.disks.clear();
     let facts = DiskFacts { snapshots: 1, ..facts() };
-    let held = super::plan(&machine, &recorded(&["data"]), &facts, &Power::Running);
+    let held = super::plan(&machine, &recorded(&["data"]), &facts, &whole(Power::Running));
     assert_eq!((held.steps.len(), held.left), (0, vec!["data".to_owned()]));
     assert_eq!(held.blocked.unwrap().reason, IN_SNAPSHOT);
 }
@@ -167,10 +179,10 @@ fn a_pool_that_lost_disks_is_left_alone() {
     let mut machine = wanted();
     machine.disks.clear();
     let without_root = DiskFacts { sizes: vec![(volume("data"), 5 * GIB)], ..facts() };
-    assert_eq!(steps(&machine, &recorded(&["data"]), &without_root, &off()), [] as [&str; 0]);
-    let mut without_data = facts();
-    without_data.sizes.pop();
-    assert_eq!(steps(&wanted(), &recorded(&["data"]), &without_data, &Power::Running), [] as [&str; 0]);
+    assert_eq!(steps(&machine, &recorded(&["data"]), &without_root, &whole(off())), [] as [&str; 0]);
+    let mut lost_data = facts();
+    lost_data.sizes.pop();
+    assert_eq!(steps(&wanted(), &recorded(&["data"]), &lost_data, &whole(Power::Running)), [] as [&str; 0]);
 }
 
 #[test]
@@ -178,8 +190,12 @@ fn nothing_is_done_to_what_is_changing() {
     let mut machine = wanted();
     machine.disks.clear();
     for power in [Power::Busy, Power::GoingDown, Power::Stuck("x".into()), Power::Asleep] {
-        assert_eq!(steps(&machine, &recorded(&["data"]), &facts(), &power), [] as [&str; 0]);
-        assert_eq!(super::plan(&machine, &recorded(&["data"]), &facts(), &power).left, ["data"], "nor forgotten");
+        assert_eq!(steps(&machine, &recorded(&["data"]), &facts(), &whole(power.clone())), [] as [&str; 0]);
+        assert_eq!(
+            super::plan(&machine, &recorded(&["data"]), &facts(), &whole(power.clone())).left,
+            ["data"],
+            "nor forgotten"
+        );
     }
 }
 
@@ -200,12 +216,9 @@ impl Model {
             memory_mib: 256,
             leases: Vec::new(),
             agent: false,
-        };
-        let disks = DiskFacts {
-            sizes: self.sizes.clone().into_iter().collect(),
             attached: self.attached.iter().cloned().collect(),
-            snapshots: 0,
         };
+        let disks = DiskFacts { sizes: self.sizes.clone().into_iter().collect(), snapshots: 0 };
         Observed::Complete(Box::new(Facts {
             host: host(),
             domain: DomainFacts::Ours(Box::new(domain)),

@@ -396,7 +396,7 @@ impl<'a> Draft<'a> {
     /// What to do about the disks. All that may be there are recorded before anything else.
     fn disks(&mut self) -> DiskPlan {
         let plan = match &self.facts.disks {
-            Some(facts) => disks::plan(self.machine, &self.metadata, facts, &self.domain.power),
+            Some(facts) => disks::plan(self.machine, &self.metadata, facts, self.domain),
             None => disks::unknown(self.machine, &self.metadata),
         };
         self.metadata.disks = disks::known(self.machine, &self.metadata);

@@ -161,6 +161,7 @@ mod tests {
             memory_mib: 64,
             leases: Vec::new(),
             agent: false,
+            attached: Vec::new(),
         }))
     }
 

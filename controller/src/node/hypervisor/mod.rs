@@ -82,6 +82,8 @@ pub struct Domain {
     pub leases: Vec<Lease>,
     /// Whether a guest agent has opened its channel, as libvirt knows without asking anybody.
     pub agent: bool,
+    /// Volumes that the running guest has; none while it is off.
+    pub attached: Vec<String>,
 }
 
 /// An address given to an interface.
@@ -152,13 +154,11 @@ pub enum Resumption {
     Off,
 }
 
-/// The disks of a domain.
+/// The disks of a domain, in the storage pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskFacts {
     /// Volumes that are there, of those that were asked for, and their sizes as the guest sees them, in bytes.
     pub sizes: Vec<(String, u64)>,
-    /// Volumes that the running guest has; none while it is off.
-    pub attached: Vec<String>,
     /// Number of the domain's snapshots.
     pub snapshots: u32,
 }
@@ -217,7 +217,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Removes the networks whose names start so and that no domain is connected to.
     fn remove_unused_networks(&self, prefix: &str) -> impl Future<Output = Result<(), HvError>> + Send;
 
-    /// The domain's disks, and which of these volumes there are. It asks neither QEMU nor the guest.
+    /// Which of these volumes there are, and how many snapshots the domain has. It asks neither QEMU nor the guest.
     fn disks(&self, uid: &str, volumes: Vec<String>) -> impl Future<Output = Result<DiskFacts, HvError>> + Send;
     /// Makes a disk larger, whether the domain is on or off.
     fn grow_disk(&self, uid: &str, volume: &str, bytes: u64) -> impl Future<Output = Result<(), HvError>> + Send;

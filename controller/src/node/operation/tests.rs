@@ -55,7 +55,7 @@ fn metadata() -> Metadata {
 }
 
 fn domain(power: Power, metadata: Metadata) -> Domain {
-    Domain { power, metadata, cpu: 1, memory_mib: 256, leases: Vec::new(), agent: false }
+    Domain { power, metadata, cpu: 1, memory_mib: 256, leases: Vec::new(), agent: false, attached: Vec::new() }
 }
 
 fn operation(kind: Kind) -> Operation {

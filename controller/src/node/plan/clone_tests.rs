@@ -73,6 +73,7 @@ struct Model {
 
 impl Model {
     fn observe(&self) -> Observed {
+        let attached = if self.power.is_active() { vec!["root".into(), "data".into()] } else { Vec::new() };
         let domain = self.metadata.as_ref().map_or(DomainFacts::Missing, |metadata| {
             DomainFacts::Ours(Box::new(Domain {
                 power: self.power.clone(),
@@ -81,12 +82,12 @@ impl Model {
                 memory_mib: 256,
                 leases: Vec::new(),
                 agent: false,
+                attached,
             }))
         });
         let data = self.has_data.then(|| ("data".to_owned(), 5));
         let sizes = [("root".to_owned(), self.root)].into_iter().chain(data).collect();
-        let attached = if self.power.is_active() { vec!["root".into(), "data".into()] } else { Vec::new() };
-        let disks = DiskFacts { sizes, attached, snapshots: 0 };
+        let disks = DiskFacts { sizes, snapshots: 0 };
         facts(domain, self.record.clone().map_or(Cloned::HasDisks, Cloned::Whole), Some(disks))
     }
 

@@ -104,7 +104,15 @@ pub fn started(machine: &Machine) -> Metadata {
 
 fn domain(power: Power, metadata: Metadata) -> DomainFacts {
     let lease = Lease { mac: "52:54:00:00:00:01".into(), address: "192.168.122.2".parse().unwrap() };
-    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 256, leases: vec![lease], agent: false }))
+    DomainFacts::Ours(Box::new(Domain {
+        power,
+        metadata,
+        cpu: 1,
+        memory_mib: 256,
+        leases: vec![lease],
+        agent: false,
+        attached: Vec::new(),
+    }))
 }
 
 fn observed(domain: DomainFacts) -> Observed {

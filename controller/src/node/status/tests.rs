@@ -53,7 +53,15 @@ fn machine(power: PowerState) -> Machine {
 }
 
 fn domain(power: Power, metadata: Metadata) -> DomainFacts {
-    DomainFacts::Ours(Box::new(Domain { power, metadata, cpu: 1, memory_mib: 512, leases: Vec::new(), agent: false }))
+    DomainFacts::Ours(Box::new(Domain {
+        power,
+        metadata,
+        cpu: 1,
+        memory_mib: 512,
+        leases: Vec::new(),
+        agent: false,
+        attached: Vec::new(),
+    }))
 }
 
 fn complete(domain: DomainFacts) -> Observed {
@@ -188,7 +196,8 @@ fn addresses_are_in_the_order_of_the_interfaces() {
         lease("52:54:00:00:00:09", "10.0.0.9"),
     ];
     let metadata = Metadata::default();
-    let running = Domain { power: Power::Running, metadata, cpu: 1, memory_mib: 1, leases, agent: false };
+    let running =
+        Domain { power: Power::Running, metadata, cpu: 1, memory_mib: 1, leases, agent: false, attached: Vec::new() };
     let status = status(PowerState::Running, DomainFacts::Ours(Box::new(running)), None);
     let found: Vec<_> = status.addresses.iter().map(|address| address.address.as_str()).collect();
     assert_eq!(found, ["10.0.0.1", "fe80::1", "10.0.0.2"]);
@@ -197,7 +206,16 @@ fn addresses_are_in_the_order_of_the_interfaces() {
 /// A guest that runs, with these leases, and whether its agent is connected.
 fn on(leases: Vec<Lease>, agent: bool) -> DomainFacts {
     let metadata = Metadata { started_at: Some(1_000), ..Metadata::default() };
-    DomainFacts::Ours(Box::new(Domain { power: Power::Running, metadata, cpu: 1, memory_mib: 1, leases, agent }))
+    let attached = Vec::new();
+    DomainFacts::Ours(Box::new(Domain {
+        power: Power::Running,
+        metadata,
+        cpu: 1,
+        memory_mib: 1,
+        leases,
+        agent,
+        attached,
+    }))
 }
 
 /// The status that follows `previous` when this is known of the guest.

@@ -8,14 +8,14 @@ use virt::domain::Domain as VirtDomain;
 use virt_sys as sys;
 
 use super::super::super::domain_xml::{self, Disk};
-use super::super::super::snapshot_xml::{self, DomainDisk};
+use super::super::super::snapshot_xml::DomainDisk;
 use super::super::{Class, DiskFacts, HvError};
-use super::{error, volume};
+use super::{error, live, volume};
 use crate::fault::side_effect;
 
 const LIVE: u32 = sys::VIR_DOMAIN_AFFECT_LIVE;
 
-/// The domain's disks, and which of these volumes there are.
+/// Which of these volumes there are, and how many snapshots the domain has.
 pub fn look(connect: &Connect, pool_name: &str, uid: &str, volumes: &[String]) -> Result<DiskFacts, HvError> {
     let op = "look at the disks";
     let pool = volume::pool(connect, pool_name)?;
@@ -29,8 +29,6 @@ pub fn look(connect: &Connect, pool_name: &str, uid: &str, volumes: &[String]) -
     }
     let domain = find(connect, uid, op)?;
     facts.snapshots = domain.num_snapshots(0).map_err(|source| error::from(op, &source))?;
-    let disks = attached(&domain, op)?;
-    facts.attached = disks.into_iter().map(|disk| disk.volume).collect();
     Ok(facts)
 }
 
@@ -92,9 +90,9 @@ fn attached(domain: &VirtDomain, op: &'static str) -> Result<Vec<DomainDisk>, Hv
     if !domain.is_active().map_err(|source| error::from(op, &source))? {
         return Ok(Vec::new());
     }
-    let xml = domain.xml_desc(0).map_err(|source| error::from(op, &source))?;
-    snapshot_xml::disks(&xml)
-        .ok_or_else(|| HvError::new(Class::Failed, op, "the domain's configuration cannot be read"))
+    let live =
+        live::look(domain)?.ok_or_else(|| HvError::new(Class::NotFound, op, "there is no such domain any more"))?;
+    Ok(live.disks)
 }
 
 fn find(connect: &Connect, uid: &str, op: &'static str) -> Result<VirtDomain, HvError> {

@@ -13,7 +13,8 @@ use virt_sys as sys;
 use super::super::super::domain_xml::{self, DomainConfig};
 use super::super::super::metadata::{self, Metadata};
 use super::super::{Class, Domain, DomainFacts, HvError, Lease, Listed, OffCause, Power};
-use super::{disk_errors, error, guest};
+use super::live::{self, Live};
+use super::{disk_errors, error};
 use crate::fault::side_effect;
 
 const CONFIG: u32 = sys::VIR_DOMAIN_AFFECT_CONFIG;
@@ -28,15 +29,19 @@ pub fn observe(connect: &Connect, uid: &str) -> Result<DomainFacts, HvError> {
     };
     let power = power(&domain)?;
     let info = domain.info().map_err(|source| error::from("read the domain's resources", &source))?;
-    let leases = if power.is_active() { leases(&domain) } else { Vec::new() };
-    let agent = power.is_active() && guest::is_connected(&domain)?;
+    let (mut leases, mut has) = (Vec::new(), Live::default());
+    if power.is_active() {
+        let Some(live) = live::look(&domain)? else { return Ok(DomainFacts::Missing) };
+        (leases, has) = (self::leases(&domain), live);
+    }
     Ok(DomainFacts::Ours(Box::new(Domain {
         power,
         metadata,
         cpu: info.nr_virt_cpu,
         memory_mib: info.max_mem.div_ceil(1024),
         leases,
-        agent,
+        agent: has.agent,
+        attached: has.disks.into_iter().map(|disk| disk.volume).collect(),
     })))
 }
 

@@ -11,35 +11,13 @@ use virt::enumutil::Enum;
 use virt::error::{Error, ErrorNumber};
 use virt_sys as sys;
 
-use super::super::super::domain_xml::AGENT_CHANNEL;
 use super::super::super::guest_agent::{GuestReport, clean, usable};
-use super::super::super::snapshot_xml::{attribute, walk};
 use super::super::{Class, HvError};
-use super::{domain, error, measure};
+use super::{domain, measure};
 use crate::fault::side_effect;
 
 /// How long libvirt waits for each answer, in seconds.
 const PATIENCE: c_int = 10;
-
-/// Whether an agent has opened the channel. libvirt knows it from QEMU's events; nobody is asked.
-pub fn is_connected(domain: &VirtDomain) -> Result<bool, HvError> {
-    let op = "read the domain's configuration";
-    let Some(xml) = error::found(op, domain.xml_desc(0))? else { return Ok(false) };
-    is_open(&xml).ok_or_else(|| HvError::new(Class::Failed, op, "it cannot be read"))
-}
-
-/// Whether the channel is open, in the XML of a running domain. `None` where it is no XML.
-fn is_open(xml: &str) -> Option<bool> {
-    let mut is_open = false;
-    walk(xml, |path, start, _| {
-        if let (["domain", "devices", "channel", "target"], Some(start)) = (path, start)
-            && attribute(start, "name").as_deref() == Some(AGENT_CHANNEL)
-        {
-            is_open = attribute(start, "state").as_deref() == Some("connected");
-        }
-    })?;
-    Some(is_open)
-}
 
 /// Asks for the operating system, the host name and the addresses of these interfaces.
 pub fn ask(connect: &Connect, uid: &str, macs: &[String]) -> Result<GuestReport, HvError> {
@@ -115,21 +93,4 @@ fn from(op: &'static str, source: &Error) -> HvError {
         _ => Class::Failed,
     };
     HvError::new(class, op, &clean(source.message()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_channel_says_whether_it_is_open() {
-        let xml = |target: &str| format!("<domain><devices><channel type='unix'>{target}</channel></devices></domain>");
-        let open = "<target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>";
-        assert_eq!(is_open(&xml(open)), Some(true));
-        assert_eq!(is_open(&xml(&open.replace("connected", "disconnected"))), Some(false));
-        assert_eq!(is_open(&xml(&open.replace(" state='connected'", ""))), Some(false));
-        assert_eq!(is_open(&xml(&open.replace("guest_agent", "other"))), Some(false));
-        assert_eq!(is_open("<domain/>"), Some(false));
-        assert_eq!(is_open("no XML <"), None);
-    }
 }

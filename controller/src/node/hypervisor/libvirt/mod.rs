@@ -37,6 +37,7 @@ mod guest;
 mod guests;
 mod host;
 mod image;
+mod live;
 mod measure;
 mod resize;
 pub mod serial;
