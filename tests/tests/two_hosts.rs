@@ -1,10 +1,10 @@
 //! Two libvirt hosts, each with mounts and a network of its own, its own node controller and its own Node: virtual machines
-//! spread, a cordoned Node gets no new ones, what was uploaded to one host is had by the other, and a host that is lost and
+//! spread, a cordoned Node gets no new ones, what is uploaded to one host is had by the other, and a host that is lost and
 //! comes back changes nothing in the guests.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Node;
@@ -18,7 +18,7 @@ use kvmoor_tests::rest;
 use kvmoor_tests::upload::Upload;
 use kvmoor_tests::vm::{TestVm, blank, in_phase, tiny as tiny_spec, with};
 use kvmoor_tests::wait;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const NAMESPACE: &str = "default";
@@ -52,7 +52,9 @@ async fn live(cluster: &Cluster) -> Result<()> {
     let placed = by_node(&vms).await?;
     ensure!(placed == even, "they spread: {placed:?}");
     are_measured(cluster, &vms).await?;
+    let waits = wait_for_an_upload(cluster).await?;
     vms.extend(keep_away(cluster).await?);
+    upload_what_is_waited_for(cluster, waits).await?;
     share_an_image(cluster).await?;
     lose_a_host(cluster, &mut vms).await?;
     for vm in &vms {
@@ -141,27 +143,65 @@ fn scheduled(vm: &VirtualMachine) -> Option<(String, String)> {
     Some((condition.status.clone(), condition.message.clone()))
 }
 
+/// The contents of an image, others for each number, and its SHA-256.
+fn image(cluster: &Cluster, number: usize) -> Result<(Vec<u8>, String)> {
+    let pool = cluster.host(0)?.pool_dir().context("a private host has a pool directory")?;
+    let mut file = std::fs::read(pool.join("kvmoor-image-tiny.qcow2"))?;
+    file.resize(file.len() + 512 * number, 0);
+    let sum = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((file, sum))
+}
+
+/// Uploads the contents of the Image of that name to the first host.
+async fn upload(cluster: &Cluster, name: &str, file: &[u8]) -> Result<()> {
+    let admin = rest::admin(cluster).await?;
+    let path = format!("/api/images/{name}/content?host={}", cluster.node_name(0));
+    let mut upload = Upload::begin(&admin, &path, Some(file.len())).await?;
+    upload.send(file).await?;
+    let (status, answer) = upload.answer().await?;
+    ensure!(status == 201 && answer["hosts"] == 1, "{name}: {status} {answer}");
+    Ok(())
+}
+
+/// One that starts from the Image of that name and may run on the second host alone.
+fn on_second(cluster: &Cluster, image: &str) -> Value {
+    let selector = json!({ "kubernetes.io/hostname": cluster.node_name(1) });
+    with(tiny_spec(), json!({ "osType": image, "nodeSelector": selector }))
+}
+
+/// An image that nobody has uploaded is waited for.
+async fn wait_for_an_upload(cluster: &Cluster) -> Result<TestVm<'_>> {
+    let (_, sum) = image(cluster, 3)?;
+    rest::admin(cluster).await?.post("/api/images", json!({ "name": "awaited", "sha256": sum })).await?;
+    let vm = TestVm::create(cluster, NAMESPACE, "waits", on_second(cluster, "awaited")).await?;
+    vm.until_condition(types::PROVISIONED, "False", "ImageNotUploaded").await?;
+    Ok(vm)
+}
+
+/// Who waits hears of an upload to another host, whenever it would have looked again.
+async fn upload_what_is_waited_for(cluster: &Cluster, vm: TestVm<'_>) -> Result<()> {
+    let begin = Instant::now();
+    upload(cluster, "awaited", &image(cluster, 3)?.0).await?;
+    let uploaded = begin.elapsed();
+    vm.until("runs", SOON, |vm| in_phase(vm, Phase::Running)).await?;
+    println!("uploaded after {uploaded:.1?}, the virtual machine that waited runs after {:.1?}", begin.elapsed());
+    let log = std::fs::read(cluster.node_controller(1)?.log())?;
+    let log = String::from_utf8_lossy(&log);
+    ensure!(log.contains("another host has an image that is waited for"), "it was told, and has not just looked");
+    vm.remove().await
+}
+
 /// An image is uploaded to the first host; the second has it when one of its virtual machines needs it, and says what is
 /// wrong while the first is away.
 async fn share_an_image(cluster: &Cluster) -> Result<()> {
     let admin = rest::admin(cluster).await?;
     let (first, second) = (cluster.node_name(0), cluster.node_name(1));
-    let pool = |host: usize| cluster.host(host)?.pool_dir().context("a private host has a pool directory");
-    let tiny = std::fs::read(pool(0)?.join("kvmoor-image-tiny.qcow2"))?;
-    for (name, more) in [("shared", 512), ("lost", 1024)] {
-        let mut file = tiny.clone();
-        file.resize(tiny.len() + more, 0);
-        let sum: String = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+    for (name, number) in [("shared", 1), ("lost", 2)] {
+        let (file, sum) = image(cluster, number)?;
         admin.post("/api/images", json!({ "name": name, "sha256": sum })).await?;
-        let path = format!("/api/images/{name}/content?host={first}");
-        let mut upload = Upload::begin(&admin, &path, Some(file.len())).await?;
-        upload.send(&file).await?;
-        let (status, answer) = upload.answer().await?;
-        ensure!(status == 201 && answer["hosts"] == 1, "{name}: {status} {answer}");
+        upload(cluster, name, &file).await?;
     }
-    let there =
-        |name: &str| with(tiny_spec(), json!({ "osType": name, "nodeSelector": { "kubernetes.io/hostname": second } }));
-    let vm = TestVm::create(cluster, NAMESPACE, "shares", there("shared")).await?;
+    let vm = TestVm::create(cluster, NAMESPACE, "shares", on_second(cluster, "shared")).await?;
     vm.until("runs", SOON, |vm| in_phase(vm, Phase::Running)).await?;
     ensure!(vm.get().await?.spec.node_name.as_ref() == Some(&second), "on the second");
     let has_address = |vm: &VirtualMachine| vm.status.as_ref().is_some_and(|status| !status.addresses.is_empty());
@@ -173,7 +213,7 @@ async fn share_an_image(cluster: &Cluster) -> Result<()> {
 
     let controller = cluster.node_controller(0)?;
     controller.kill().await;
-    let other = TestVm::create(cluster, NAMESPACE, "misses", there("lost")).await?;
+    let other = TestVm::create(cluster, NAMESPACE, "misses", on_second(cluster, "lost")).await?;
     let message = other.until_condition(types::PROVISIONED, "False", "ImageSourceLost").await?;
     ensure!(message.contains(&first), "it names the host: {message}");
     controller.start()?;

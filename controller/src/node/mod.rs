@@ -157,6 +157,7 @@ pub async fn run(
         importer: importer.clone(),
     };
     spawn(Box::pin(reporter.run()));
+    spawn(Box::pin(images::look_out(importer.clone(), Api::all(client.clone()), args.node_name.clone())));
     spawn(Box::pin(images::keep(images::Keeper {
         hypervisor: Arc::clone(&hypervisor),
         importer: importer.clone(),

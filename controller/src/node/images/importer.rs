@@ -16,6 +16,7 @@ use super::super::hypervisor::DomainFacts;
 use super::super::hypervisor::libvirt::Libvirt;
 use super::super::observe::Observed;
 use super::attend::{Import, percent};
+use super::entry::Entry;
 use super::failure::Failure;
 use super::fetch::Fetcher;
 use super::peers::Peers;
@@ -27,6 +28,8 @@ use super::upload::Uploads;
 const AT_ONCE: usize = 2;
 /// How often it is told how far an import is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// All hosts that wait hear of an upload at once; within this time each of them asks for it.
+const SPREAD: Duration = Duration::from_secs(1);
 /// An import that nobody has asked for in this time is given up; who waits asks every 30 s.
 const UNWANTED: Duration = Duration::from_secs(300);
 
@@ -90,20 +93,8 @@ struct Shared {
     wake: mpsc::UnboundedSender<ObjectRef<Root>>,
     changed: Arc<Notify>,
     ended: Notify,
+    lacking: Notify,
     stop: CancellationToken,
-}
-
-/// An import that is under way or failed.
-struct Entry {
-    /// While it is under way.
-    progress: Option<Arc<Progress>>,
-    /// How it ended last, while it is tried again too, until that has taken a while.
-    failure: Option<Failure>,
-    attempts: u32,
-    due: Instant,
-    wanted: Instant,
-    /// The virtual machines that wait, by UID.
-    waiting: HashMap<String, ObjectRef<Root>>,
 }
 
 impl Importer {
@@ -117,8 +108,20 @@ impl Importer {
         stop: CancellationToken,
     ) -> Self {
         let turns = Semaphore::new(AT_ONCE);
-        let (entries, uploads, ended) = (Mutex::default(), Arc::default(), Notify::new());
-        Self(Arc::new(Shared { libvirt, sources, limits, entries, turns, uploads, wake, changed, ended, stop }))
+        let (entries, uploads, ended, lacking) = (Mutex::default(), Arc::default(), Notify::new(), Notify::new());
+        Self(Arc::new(Shared {
+            libvirt,
+            sources,
+            limits,
+            entries,
+            turns,
+            uploads,
+            wake,
+            changed,
+            ended,
+            lacking,
+            stop,
+        }))
     }
 
     /// Sees to the image of a virtual machine that was observed to lack it.
@@ -135,24 +138,40 @@ impl Importer {
     pub fn want(&self, source: &Source, vm: Option<(&str, ObjectRef<Root>)>) -> Import {
         let now = Instant::now();
         let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = entries.entry(source.clone()).or_insert_with(|| Entry {
-            progress: None,
-            failure: None,
-            attempts: 0,
-            due: now,
-            wanted: now,
-            waiting: HashMap::new(),
-        });
+        let entry = entries.entry(source.clone()).or_insert_with(|| Entry::new(now));
         entry.wanted = now;
         if let Some((uid, vm)) = vm {
             entry.waiting.insert(uid.to_owned(), vm);
         }
-        if entry.progress.is_none() && entry.due <= now {
-            let progress = Arc::new(Progress::default());
-            entry.progress = Some(Arc::clone(&progress));
-            tokio::spawn(run(self.clone(), source.clone(), progress));
+        if entry.is_due(now) {
+            self.begin(source, entry, Duration::ZERO);
         }
         self.state(source, entry)
+    }
+
+    fn begin(&self, source: &Source, entry: &mut Entry, delay: Duration) {
+        tokio::spawn(run(self.clone(), source.clone(), entry.begin(), delay));
+    }
+
+    /// Whether an import waits for somebody to upload an image.
+    pub(super) fn lacks_uploads(&self) -> bool {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).values().any(Entry::lacks_upload)
+    }
+
+    /// Told whenever one begins to.
+    pub(super) fn lacking(&self) -> &Notify {
+        &self.0.lacking
+    }
+
+    /// Tries what waits for the upload of an image that another host has now.
+    pub(super) fn offered(&self, has: impl Fn(&str) -> bool) {
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        for (source, entry) in entries.iter_mut().filter(|(_, entry)| entry.heeds_offers()) {
+            if matches!(&source.place, Place::Upload { image } if has(image)) && entry.offered() {
+                tracing::info!(image.sha256 = source.content.sha256, "another host has an image that is waited for");
+                self.begin(source, entry, at_random());
+            }
+        }
     }
 
     /// All imports that are under way or failed.
@@ -231,6 +250,17 @@ impl Importer {
         }
     }
 
+    fn failed(&self, source: &Source, failure: Failure) {
+        self.with(source, |entry| {
+            if entry.failed(failure, Instant::now()) {
+                self.begin(source, entry, at_random());
+            }
+            if entry.lacks_upload() {
+                self.0.lacking.notify_one();
+            }
+        });
+    }
+
     fn done(&self, source: &Source) {
         let entry = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
         if let Some(entry) = entry {
@@ -252,28 +282,14 @@ impl Importer {
     }
 }
 
-impl Entry {
-    fn state(&self) -> Import {
-        match (&self.failure, &self.progress) {
-            (Some(failure), _) => Import::Failed(failure.clone()),
-            (None, Some(progress)) => progress.state(),
-            (None, None) => Import::UnderWay { bytes: 0, length: None },
-        }
-    }
-
-    fn failed(&mut self, failure: Failure) {
-        self.attempts = self.attempts.saturating_add(1);
-        // Full jitter would allow no delay at all; a tenth is always waited.
-        let delay = failure.ceiling(self.attempts).mul_f64(rand::rng().random_range(0.1..=1.0));
-        self.due = Instant::now() + delay;
-        self.progress = None;
-        self.failure = Some(failure);
-    }
+fn at_random() -> Duration {
+    SPREAD.mul_f64(rand::rng().random_range(0.0..=1.0))
 }
 
 /// One import, to its end.
-async fn run(importer: Importer, source: Source, progress: Arc<Progress>) {
+async fn run(importer: Importer, source: Source, progress: Arc<Progress>, delay: Duration) {
     let shared = &importer.0;
+    tokio::time::sleep(delay).await;
     let work = async {
         let Ok(_turn) = shared.turns.acquire().await else {
             return Err(Failure::download("the controller is stopping"));
@@ -308,7 +324,7 @@ async fn run(importer: Importer, source: Source, progress: Arc<Progress>) {
     };
     match result {
         Ok(()) => importer.done(&source),
-        Err(failure) => importer.with(&source, |entry| entry.failed(failure)),
+        Err(failure) => importer.failed(&source, failure),
     }
     shared.ended.notify_one();
 }

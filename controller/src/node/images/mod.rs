@@ -8,18 +8,22 @@
 //!       └──── wakes ─── upload <── agent                       the same for what somebody sends
 //! ```
 //!
+//! What is uploaded to another host is got from there as soon as that says so, see `lookout`.
+//!
 //! A virtual machine never waits inside its reconcile: it is told how far the import is, and woken when that changes. One
 //! import serves all that wait for it. Nothing of this is remembered beyond the process but the volumes: after a crash
 //! whoever still waits asks again, and what was half there is deleted.
 
 mod attend;
 mod collect;
+mod entry;
 mod failure;
 mod fetch;
 mod file;
 mod guard;
 mod importer;
 mod keep;
+mod lookout;
 mod peers;
 mod qcow2;
 #[cfg(test)]
@@ -37,6 +41,7 @@ pub use file::{File, IDLE};
 pub use guard::Guard;
 pub use importer::{Importer, Limits, Place, Source, Sources};
 pub use keep::{Keeper, keep, sources};
+pub use lookout::look_out;
 pub use peers::Peers;
 pub use transfer::{Stored, TOTAL};
 pub use upload::NotStored;

@@ -37,7 +37,7 @@ pub struct Peers {
 
 /// Another host that says that it has an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Peer {
+pub struct Peer {
     name: String,
     endpoint: Endpoint,
 }
@@ -91,15 +91,16 @@ impl Peers {
     }
 }
 
-/// The other hosts that say that they have an image and can be asked.
+/// A host as one to be asked for an image: it is another than `own`, says that it has it, and where it listens.
+pub fn peer(host: &Host, image: &str, own: &str) -> Option<Peer> {
+    let name = host.metadata.name.clone().filter(|name| name != own)?;
+    host.status.as_ref()?.images.iter().find(|present| present.name == image)?;
+    Some(Peer { name, endpoint: agent::endpoint(host).ok()? })
+}
+
+/// All of these that can be asked.
 fn peers(hosts: &[Host], image: &str, own: &str) -> Vec<Peer> {
-    let peer = |host: &Host| {
-        let name = host.metadata.name.clone().filter(|name| name != own)?;
-        host.status.as_ref()?.images.iter().find(|present| present.name == image)?;
-        let endpoint = agent::endpoint(host).ok()?;
-        Some(Peer { name, endpoint })
-    };
-    hosts.iter().filter_map(peer).collect()
+    hosts.iter().filter_map(|host| peer(host, image, own)).collect()
 }
 
 /// What a failure means when a host gave the file: that one host, not the Image, is wrong.
