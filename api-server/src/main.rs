@@ -8,6 +8,7 @@ mod app;
 mod args;
 mod auth;
 mod console;
+mod delete;
 mod error;
 mod extract;
 mod feed;

@@ -50,6 +50,7 @@ fn api() -> (Router<AppState>, OpenApi) {
         .routes(routes!(snapshots::restore::restore_snapshot))
         .routes(routes!(quota::get::get_quota, quota::put::set_quota))
         .routes(routes!(images::list::list_images, images::create::create_image))
+        .routes(routes!(images::delete::delete_image))
         .routes(routes!(images::upload::upload_image))
         .routes(routes!(classes::list::list_classes))
         .routes(routes!(hosts::list::list_hosts))

@@ -101,7 +101,7 @@ def new_snapshot():
 
 
 def new_image():
-    """The name of an image that can be uploaded; the sum is that of no file."""
+    """The name of an image that can be uploaded or deleted; the sum is that of no file."""
     name = f"guinea-pig-{next(serial)}"
     answer = call("POST", "/api/images", ADMIN, {"name": name, "sha256": f"{next(serial):064x}", "format": "raw"})
     if answer.status_code != 201:
@@ -159,7 +159,7 @@ def before_call(context, case, kwargs):
     kind = kind_of(case.operation.path)
     if kind and not is_negative(case, ParameterLocation.PATH) and "id" in case.path_parameters:
         case.path_parameters["id"] = exchanged(case, kind, case.path_parameters["id"])
-    if operation_id(case) == "upload_image":
+    if operation_id(case) in ("upload_image", "delete_image"):
         turns[case.operation.label] += 1
         # Every other one names nothing.
         if turns[case.operation.label] % 2 == 0:

@@ -1,11 +1,12 @@
 //! Deleting a user, with its virtual machines only if that is asked for.
 
-use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use kvmoor_crds::{User, UserRole, VirtualMachine};
 
 use super::admins;
 use crate::app::App;
+use crate::delete::delete_exactly;
 use crate::error::{ApiError, Noun, from_kube};
 use crate::store::Stored;
 
@@ -23,9 +24,9 @@ pub async fn delete(app: &App, target: &User, force: bool) -> Result<(), ApiErro
     }
     for vm in &vms {
         let api: Api<VirtualMachine> = Api::namespaced(app.client.clone(), &vm.namespace().unwrap_or_default());
-        delete_one(&api, vm.name_any(), vm.uid(), Noun::Vm).await?;
+        delete_exactly(&api, vm, Noun::Vm).await?;
     }
-    delete_one(&Api::<User>::all(app.client.clone()), target.name_any(), target.uid(), Noun::User).await?;
+    delete_exactly(&Api::all(app.client.clone()), target, Noun::User).await?;
     let uid = target.uid().unwrap_or_default();
     let known =
         |user: Option<&std::sync::Arc<User>>| user.is_none_or(|user| user.metadata.deletion_timestamp.is_some());
@@ -38,18 +39,6 @@ async fn virtual_machines(app: &App, target: &User) -> Result<Vec<VirtualMachine
     let api: Api<VirtualMachine> = Api::namespaced(app.client.clone(), namespace);
     let list = api.list(&ListParams::default()).await.map_err(|error| from_kube(Noun::Vm, error))?;
     Ok(list.items.into_iter().filter(|vm| vm.metadata.deletion_timestamp.is_none()).collect())
-}
-
-async fn delete_one<K>(api: &Api<K>, name: String, uid: Option<String>, noun: Noun) -> Result<(), ApiError>
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    let params = DeleteParams::default().preconditions(Preconditions { uid, resource_version: None });
-    match api.delete(&name, &params).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        Err(error) => Err(from_kube(noun, error)),
-    }
 }
 
 fn refusal(vms: &[VirtualMachine]) -> String {

@@ -1,24 +1,18 @@
 //! Deleting a virtual machine. The answer comes when the deletion is decided; domain and disks go soon after.
 
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Preconditions};
 use kvmoor_crds::VirtualMachine;
 
 use super::apply::api_of;
 use crate::app::App;
-use crate::error::{ApiError, Noun, from_kube};
+use crate::delete::delete_exactly;
+use crate::error::{ApiError, Noun};
 use crate::model::{Deleted, now};
 use crate::store::Key;
 
 /// Deletes exactly this virtual machine. One that is being deleted or just gone is no error.
 pub async fn delete(app: &App, vm: &VirtualMachine, id: i64) -> Result<Deleted, ApiError> {
-    let precondition = Preconditions { uid: vm.metadata.uid.clone(), resource_version: None };
-    let params = DeleteParams::default().preconditions(precondition);
-    match api_of(app, vm).delete(&vm.name_any(), &params).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-        Err(error) => return Err(from_kube(Noun::Vm, error)),
-    }
+    delete_exactly(&api_of(app, vm), vm, Noun::Vm).await?;
     wait_until_marked(app, vm).await?;
     let name = vm.spec.display_name.clone().unwrap_or_else(|| vm.name_any());
     Ok(Deleted { deleted: true, vm_id: id, name, timestamp: now() })

@@ -67,6 +67,7 @@ const OPERATIONS: &[(&str, Access)] = &[
     ("set_quota", Access::Admin),
     ("create_image", Access::Admin),
     ("upload_image", Access::Admin),
+    ("delete_image", Access::Admin),
     ("list_hosts", Access::Admin),
     ("list_users", Access::Admin),
     ("create_user", Access::Admin),
@@ -120,8 +121,6 @@ struct World<'a> {
 const CONSOLES: [&str; 2] = ["/ws/vnc", "/ws/serial"];
 const OWNER: &str = "matrix-owner";
 const OTHER: &str = "matrix-other";
-/// An image that is there.
-const IMAGE: &str = "tiny";
 /// The disk of its virtual machine.
 const DISK: &str = "data";
 const PENDING: &str = "matrix-pending";
@@ -161,7 +160,8 @@ impl<'a> World<'a> {
         Ok(token_of(self.shared, OWNER, 3600).await?.post("/api/vms", body).await?["id"].clone())
     }
 
-    /// The path with the number of something that is there: a virtual machine or a snapshot of the owner, or a user.
+    /// The path with the number or name of something that is there: a virtual machine or a snapshot of the owner, a user,
+    /// or an image.
     async fn path(&self, template: &str) -> Result<String> {
         let id = if template.starts_with("/api/vms/{") || CONSOLES.contains(&template) {
             self.vm().await?
@@ -173,14 +173,18 @@ impl<'a> World<'a> {
             let name = format!("matrix-{}", uuid::Uuid::new_v4());
             let body = json!({ "username": name, "password": "password" });
             self.shared.admin.post("/api/admin/users", body).await?["id"].clone()
+        } else if template.starts_with("/api/images/{") {
+            let body = json!({ "name": format!("matrix-{}", uuid::Uuid::new_v4()), "sha256": "0".repeat(64) });
+            self.shared.admin.post("/api/images", body).await?["name"].clone()
         } else {
             Value::Null
         };
         let console = CONSOLES.contains(&template);
+        let name = id.as_str().unwrap_or_default();
         Ok(if console {
             format!("{template}?id={id}")
         } else {
-            template.replace("{id}", &id.to_string()).replace("{disk}", DISK).replace("{name}", IMAGE)
+            template.replace("{id}", &id.to_string()).replace("{disk}", DISK).replace("{name}", name)
         })
     }
 
@@ -189,8 +193,8 @@ impl<'a> World<'a> {
         let path =
             CONSOLES.iter().fold(path.to_owned(), |path, console| path.replace(&format!("{console}?id="), "/api/vms/"));
         let mut parts = path.trim_start_matches("/api/").trim_start_matches("admin/").split('/');
-        if let (Some(kind @ ("vms" | "users")), Some(id)) = (parts.next(), parts.next()) {
-            let path = if kind == "vms" { format!("/api/vms/{id}") } else { format!("/api/admin/users/{id}") };
+        if let (Some(kind @ ("vms" | "users" | "images")), Some(id)) = (parts.next(), parts.next()) {
+            let path = if kind == "users" { format!("/api/admin/users/{id}") } else { format!("/api/{kind}/{id}") };
             let (status, answer) = self.shared.admin.call(Method::DELETE, &path, None).await?;
             ensure!(status.is_success() || status == StatusCode::NOT_FOUND, "{path}: {status} {answer}");
         }

@@ -83,8 +83,21 @@ pub async fn a_guest_boots_from_what_was_uploaded(shared: &Shared) -> Result<()>
         ensure!(status == StatusCode::OK && answer["hosts"] == 1, "once is enough: {status} {answer}");
     }
     image.check_whole(shared).await?;
+    let path = "/api/images/uploaded";
+    let (status, _) = user.call(Method::DELETE, path, None).await?;
+    ensure!(status == StatusCode::FORBIDDEN, "users delete no images: {status}");
+    let starts = vm.starts()?;
+    let gone = shared.admin.ok(Method::DELETE, path, None).await?;
+    ensure!((&gone["deleted"], &gone["name"]) == (&json!(true), &json!("uploaded")), "{gone}");
+    refused("again", &shared.admin.call(Method::DELETE, path, None).await?, StatusCode::NOT_FOUND, "Image not found")?;
+    let listed = shared.admin.get("/api/images").await?;
+    ensure!(!listed.to_string().contains("\"uploaded\","), "it is gone: {listed}");
+    vm.patch(json!({ "requests": { "restart": 1 } })).await?;
+    wait::until("it is started again", SOON, || async { vm.starts() }, |now| *now > starts).await?;
+    vm.until_phase(Phase::Running).await?;
+    ensure!(vm.until_booted().await? == "first", "what stands on the image boots on");
+    image.check_whole(shared).await?;
     vm.remove().await?;
-    image.delete().await?;
     shared.drop_namespace(&namespace).await
 }
 

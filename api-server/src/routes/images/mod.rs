@@ -1,6 +1,7 @@
 //! Images.
 
 pub mod create;
+pub mod delete;
 pub mod list;
 pub mod upload;
 
