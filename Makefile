@@ -1,7 +1,7 @@
 # `make help` lists the targets. All of them may be run by any user; those that need root use sudo.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run down purge images plugin cluster cluster-down test test-cluster bench crds values rights
+.PHONY: help setup build run down purge images plugin cluster cluster-down test test-cluster bench fuzz crds values rights
 
 # sudo would look for its own: what is fetched once serves root and user.
 export XDG_CACHE_HOME ?= $(HOME)/.cache
@@ -75,6 +75,12 @@ bench: setup ## measure against raw libvirt; writes target/bench.json
 	cargo build --release --workspace
 	$(if $(sudo),$(dev) fetch)
 	$(runner) cargo bench --workspace --bench kvmoor
+
+# Coverage is counted as cargo-fuzz has it counted; the sanitizers, which need a nightly toolchain, are left out.
+counted := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table)
+fuzz: ## lead the check of qcow2 headers into every corner, for a minute
+	RUSTFLAGS='--cfg fuzzing $(counted)' cargo run -q --manifest-path controller/fuzz/Cargo.toml --target-dir $(target)/fuzz \
+		--target $$(rustc -vV | sed -n 's/^host: //p') -- -max_len=65536 -max_total_time=60 -use_value_profile=1
 
 crds: ## write the definitions of the API types
 	cargo run -q -p kvmoor-crds --bin crdgen charts/kvmoor/files/crds
