@@ -181,6 +181,7 @@ fn main() -> anyhow::Result<()> {
         images::crash_while_importing,
         upload::crash_while_uploading,
         disks::crash_while_changing,
+        networks::crash_while_a_segment_goes,
         clone::crash_while_cloning,
         trouble::crash_after_a_panic,
         trouble::crash_while_there_is_no_room,

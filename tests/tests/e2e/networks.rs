@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
 use crate::shared::Shared;
 
 /// A web server on the host that guests call; it keeps the paths that they asked for.
@@ -82,13 +83,20 @@ async fn said(vm: &TestVm<'_>) -> Result<String> {
 pub async fn tenants_do_not_reach_each_other(shared: &Shared) -> Result<()> {
     let ear = Ear::open().await?;
     let (one, two) = (shared.namespace("tenant-one").await?, shared.namespace("tenant-two").await?);
-    let first = TestVm::create(&shared.cluster, &one, "first", tiny()).await?;
+    // Both are willing: each sends all that is for the other by the host, which routes.
+    let detour = "net=$(ip route | awk '/^[0-9].*link/ { print $1 }')\n\
+        for it in /proc/sys/net/ipv4/conf/*/accept_redirects; do echo 0 >$it; done\n\
+        ip route add $gw dev eth0; ip route del $net dev eth0; ip route flush cache; ip route";
+    told(shared, &one, "first", json!({}), script(&ear, detour)).await?;
+    let first = TestVm::existing(&shared.cluster, &one, "first").await?;
     first.until_booted().await?;
+    said(&first).await?;
     let status = first.get().await?.status.context("a status")?;
     let address = status.addresses.first().context("an address")?.address.clone();
     let rest = format!(
         "tell outside\ncall {address} 80 neighbour\nping -c 2 -W 2 {address} >/dev/null && echo pinged\n\
-         arping -c 2 -w 3 -I eth0 {address} >/dev/null && echo arpinged\ntell outside-still"
+         arping -c 2 -w 3 -I eth0 {address} >/dev/null && echo arpinged\ntell outside-still\n{detour}\n\
+         call {address} 80 by-the-router\nping -c 2 -W 2 {address} >/dev/null && echo pinged\ntell outside-by-router"
     );
     told(shared, &two, "second", json!({}), script(&ear, &rest)).await?;
     let second = TestVm::existing(&shared.cluster, &two, "second").await?;
@@ -96,6 +104,8 @@ pub async fn tenants_do_not_reach_each_other(shared: &Shared) -> Result<()> {
     let log = said(&second).await?;
     ensure!(log.contains("reached outside\n") && log.contains("reached outside-still"), "it reaches the host: {log}");
     ensure!(log.contains("missed neighbour"), "another tenant's guest is not reached: {log}");
+    ensure!(log.contains("missed by-the-router"), "nor where both send it by the host: {log}");
+    ensure!(log.contains("reached outside-by-router"), "which they reach: {log}");
     ensure!(!log.contains("pinged"), "by no protocol: {log}");
     ensure!(ear.has_heard("outside-still"), "the host heard it");
     ensure!(first.http("/").await? == "first", "which was there all the time");
@@ -105,9 +115,21 @@ pub async fn tenants_do_not_reach_each_other(shared: &Shared) -> Result<()> {
     shared.drop_namespace(&two).await
 }
 
+/// The MAC address under which the host knows a guest's address.
+async fn neighbour(address: &str) -> Result<String> {
+    let output = tokio::process::Command::new("ip").args(["-4", "neigh", "show", "to", address]).output().await?;
+    let said = String::from_utf8(output.stdout)?;
+    let mac = said.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
+    Ok(mac.with_context(|| format!("no neighbour {address}: {said}"))?.to_owned())
+}
+
 pub async fn a_guest_that_pretends_is_not_heard(shared: &Shared) -> Result<()> {
     let ear = Ear::open().await?;
     let namespace = shared.namespace("spoofs").await?;
+    let victim = TestVm::create(&shared.cluster, &namespace, "victim", tiny()).await?;
+    victim.until_booted().await?;
+    let status = victim.get().await?.status.context("a status")?;
+    let address = status.addresses.first().context("an address")?.address.clone();
     let rest = "mac=$(cat /sys/class/net/eth0/address)\nother=${ip%.*}.253\n\
         tell own-first\n\
         ip addr flush dev eth0; ip addr add $other/24 dev eth0; ip route replace default via $gw\n\
@@ -118,7 +140,9 @@ pub async fn a_guest_that_pretends_is_not_heard(shared: &Shared) -> Result<()> {
         ip route replace default via $gw; tell other-mac\n\
         ip link set eth0 down; ip link set eth0 address $mac; ip link set eth0 up\n\
         ip route replace default via $gw; tell own-third";
-    told(shared, &namespace, "spoofs", json!({}), script(&ear, rest)).await?;
+    let claim =
+        format!("ip addr add {address}/32 dev lo\narping -U -c 5 -I eth0 {address}\narping -A -c 5 -I eth0 {address}");
+    told(shared, &namespace, "spoofs", json!({}), script(&ear, &format!("{rest}\n{claim}"))).await?;
     let vm = TestVm::existing(&shared.cluster, &namespace, "spoofs").await?;
     vm.until_booted().await?;
     let log = said(&vm).await?;
@@ -128,6 +152,10 @@ pub async fn a_guest_that_pretends_is_not_heard(shared: &Shared) -> Result<()> {
     for other in ["other-ip", "other-mac"] {
         ensure!(log.contains(&format!("missed {other}")) && !ear.has_heard(other), "{other}: {log}");
     }
+    ensure!(log.contains("ARPING"), "it claims another's address: {log}");
+    ensure!(neighbour(&address).await? == names::mac_address(victim.uid(), "default"), "and is not believed");
+    ensure!(victim.http("/").await? == "victim", "whose guest is reached");
+    victim.remove().await?;
     vm.remove().await?;
     shared.drop_namespace(&namespace).await
 }
@@ -184,17 +212,28 @@ pub async fn an_isolated_segment_is_the_namespaces_own(shared: &Shared) -> Resul
     let (one, two) = (shared.namespace("segment-one").await?, shared.namespace("segment-two").await?);
     let networks = json!({ "networks": [{ "name": "default" }, { "name": "lan", "type": "Isolated" }] });
     let rest = |own: u8| {
-        format!("ip link set eth1 up; ip addr add 10.9.0.{own}/24 dev eth1\ncall 10.9.0.1 80 first\ntell outside")
+        format!(
+            "ip link set eth1 up\nif udhcpc -i eth1 -n -q -t 3 -T 1 -s /bin/true; then echo led astray; fi\n\
+             ip addr add 10.9.0.{own}/24 dev eth1\ncall 10.9.0.1 80 first\ntell outside"
+        )
     };
-    told(shared, &one, "first", networks.clone(), script(&ear, &rest(1))).await?;
+    // The first guest would hand out addresses, and so lead the others where it wants.
+    let server =
+        "start 10.9.0.50\\nend 10.9.0.60\\ninterface eth1\\nlease_file /run/leases\\npidfile /run/udhcpd.pid\\n";
+    let serves = format!(
+        "printf '{server}' >/run/udhcpd.conf; touch /run/leases; udhcpd /run/udhcpd.conf; pidof udhcpd && echo serves"
+    );
+    told(shared, &one, "first", networks.clone(), script(&ear, &format!("{}\n{serves}", rest(1)))).await?;
     let first = TestVm::existing(&shared.cluster, &one, "first").await?;
     first.until_booted().await?;
-    said(&first).await?;
+    let log = said(&first).await?;
+    ensure!(log.contains("serves"), "its DHCP server runs: {log}");
     told(shared, &one, "second", networks.clone(), script(&ear, &rest(2))).await?;
     let second = TestVm::existing(&shared.cluster, &one, "second").await?;
     second.until_booted().await?;
     let log = said(&second).await?;
     ensure!(log.contains("reached first"), "the namespace's guests reach each other: {log}");
+    ensure!(!log.contains("led astray"), "and none is a DHCP server to another: {log}");
     told(shared, &two, "stranger", networks, script(&ear, &rest(3))).await?;
     let stranger = TestVm::existing(&shared.cluster, &two, "stranger").await?;
     stranger.until_booted().await?;
@@ -221,4 +260,36 @@ pub async fn an_isolated_segment_is_the_namespaces_own(shared: &Shared) -> Resul
     second.remove().await?;
     shared.drop_namespace(&one).await?;
     shared.drop_namespace(&two).await
+}
+
+/// The process ends after each side effect of removing a segment that no guest is on any more.
+pub async fn crash_while_a_segment_goes(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("crash-segment").await?;
+    let process = shared.cluster.node_controller(0)?;
+    let network = names::isolated_network(&namespace);
+    let virsh = shared.cluster.host(0)?.virsh();
+    let listed = || async { virsh.run(&["net-list", "--all", "--name"]).await };
+    let networks = json!({ "networks": [{ "name": "lan", "type": "Isolated" }] });
+    let mut crashes = 0;
+    for n in 1.. {
+        ensure!(n < MOST, "more than {MOST} side effects");
+        let name = format!("segment-{n}");
+        let vm = TestVm::create(&shared.cluster, &namespace, &name, with(blank(), networks.clone())).await?;
+        vm.until_phase(Phase::Running).await?;
+        vm.remove().await?;
+        ensure!(listed().await?.contains(&network), "{name}: the segment outlives its guest");
+        arm(process, n).await?;
+        let gone = || async { Ok(!listed().await?.contains(&network)) };
+        let ended = crash_or_finish(process, gone).await?;
+        crashes += usize::from(matches!(ended, Ended::Crashed));
+        disarm(process).await?;
+        shared.cluster.wait_ready().await?;
+        wait::until(&format!("{name}: the segment goes"), SOON, gone, |gone| *gone).await?;
+        if matches!(ended, Ended::Finished) {
+            break;
+        }
+    }
+    ensure!(crashes >= 2, "only {crashes} side effects were met: is the fault injection compiled in?");
+    println!("a segment that goes: {crashes} points of crash");
+    shared.drop_namespace(&namespace).await
 }

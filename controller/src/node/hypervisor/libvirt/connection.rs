@@ -208,7 +208,7 @@ async fn attempt(
         let subscriptions = Subscriptions::new(&connect, &sink, &closed)?;
         // The test driver has no transport to keep alive.
         let _ = connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1);
-        if let Err(error) = host::network::define_filters(&connect) {
+        if let Err(error) = host::network::define_filters(&connect, &settings.network) {
             // The start of a guest that needs them says so too. The test driver has none.
             tracing::warn!(libvirt.uri = settings.uri, %error, "guests with a network cannot start");
         }

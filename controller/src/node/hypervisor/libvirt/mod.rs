@@ -359,7 +359,15 @@ impl Hypervisor for Libvirt {
     }
 
     async fn start(&self, uid: &str, paused: bool) -> Result<(), HvError> {
-        self.change("start the domain", uid, move |connect, uid| domain::start(connect, uid, paused)).await
+        let network = self.settings.network.clone();
+        let start = move |connect: &Connect, uid: &str| {
+            if let Err(error) = host::network::renew_filters(connect, &network) {
+                // What lacks is told by the start of a guest that needs it. The test driver has no filters.
+                tracing::debug!(vm.uid = uid, %error, "cannot look after the network filters");
+            }
+            domain::start(connect, uid, paused)
+        };
+        self.change("start the domain", uid, start).await
     }
 
     async fn suspend(&self, uid: &str) -> Result<(), HvError> {

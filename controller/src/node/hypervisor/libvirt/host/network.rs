@@ -7,17 +7,43 @@ use quick_xml::{Reader, XmlVersion};
 use virt::connect::Connect;
 use virt::network::Network;
 
-use super::super::super::super::network_xml;
+use super::super::super::super::network_xml::{self, Router};
 use super::super::super::HvError;
 use super::super::error;
 use crate::fault::side_effect;
 
-/// Defines the filters that interfaces name. One that is as it should be is left alone by libvirt itself.
-pub fn define_filters(connect: &Connect) -> Result<(), HvError> {
-    for xml in network_xml::filters() {
-        connect.define_nwfilter_xml(&xml).map_err(|source| error::from("define the network filters", &source))?;
+/// Defines the filters that interfaces name, for the NAT network of that name. One that is as it should be is left alone
+/// by libvirt itself.
+pub fn define_filters(connect: &Connect, nat: &str) -> Result<(), HvError> {
+    define(connect, &network_xml::filters(&routers(connect, nat)?))
+}
+
+/// Defines them anew if the NAT network's addresses are not those that the filter has been defined for: the network may
+/// have been made, or made anew, since. Otherwise it only reads, since a definition waits for all guests that are being
+/// started.
+pub fn renew_filters(connect: &Connect, nat: &str) -> Result<(), HvError> {
+    let filters = network_xml::filters(&routers(connect, nat)?);
+    let [wanted, _] = filters.each_ref().map(|filter| network_xml::destinations(filter));
+    let found = connect.lookup_nwfilter_by_name(network_xml::NAT_FILTER.name).and_then(|filter| filter.xml_desc(0));
+    if found.is_ok_and(|found| network_xml::destinations(&found) == wanted) {
+        return Ok(());
+    }
+    tracing::info!(network = nat, "the network has other addresses than before, so guests are filtered anew");
+    define(connect, &filters)
+}
+
+fn define(connect: &Connect, filters: &[String]) -> Result<(), HvError> {
+    for xml in filters {
+        connect.define_nwfilter_xml(xml).map_err(|source| error::from("define the network filters", &source))?;
     }
     Ok(())
+}
+
+/// The host's addresses in a network; none where there is no such network.
+fn routers(connect: &Connect, name: &str) -> Result<Vec<Router>, HvError> {
+    let Some(network) = find(connect, name)? else { return Ok(Vec::new()) };
+    let xml = network.xml_desc(0).map_err(|source| error::from("read the network", &source))?;
+    Ok(network_xml::routers(&xml))
 }
 
 /// Makes an isolated network unless it is there, and starts it unless it runs.
