@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kvmoor_crds::conditions::types;
+use kvmoor_crds::conditions::{self, types};
 use kvmoor_crds::{Phase, Quota, RestorePhase, VirtualMachineSnapshot, names};
 use kvmoor_tests::vm::{SOON, TestVm, blank, in_phase, tiny, with};
 use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, check_whole, crash_or_finish, disarm};
 use crate::shared::Shared;
 use crate::snapshots::TestRestore;
 
@@ -143,6 +143,35 @@ pub async fn they_come_and_go(shared: &Shared) -> Result<()> {
     shared.drop_namespace(&namespace).await
 }
 
+/// A guest that does not let go of a disk keeps it, and is told; it is gone once the guest is off.
+pub async fn a_guest_that_does_not_let_go(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("disks-busy").await?;
+    // Nothing in it answers when it is asked.
+    let vm =
+        TestVm::create(&shared.cluster, &namespace, "busy", with(blank(), json!({ "disks": [disk("held", "64Mi")] })));
+    let vm = vm.await?;
+    vm.until_phase(Phase::Running).await?;
+    let held = names::extra_volume(vm.uid(), "held");
+    vm.patch(json!({ "disks": [] })).await?;
+    let message = vm.until_condition(types::SYNCHRONIZED, "False", "DiskDetachPending").await?;
+    ensure!(message.contains("unmount it in the guest"), "{message}");
+    vm.until_condition(types::READY, "True", "Running").await?;
+    ensure!(vm.volumes().await?.contains(&held), "what the guest has is not deleted");
+    let charged = vm.get().await?.status.and_then(|status| status.resources).and_then(|found| found.disk);
+    ensure!(charged.is_some_and(|disk| disk.0 == "1088Mi"), "it is there until it is gone");
+    // Whoever changes their mind has it as it was.
+    vm.patch(json!({ "disks": [disk("held", "64Mi")] })).await?;
+    until_synchronized(&vm).await?;
+    vm.patch(json!({ "disks": [] })).await?;
+    vm.until_condition(types::SYNCHRONIZED, "False", "DiskDetachPending").await?;
+    vm.patch(json!({ "requests": { "powerOff": 1 }, "powerState": "Stopped" })).await?;
+    vm.until_phase(Phase::Stopped).await?;
+    until_synchronized(&vm).await?;
+    ensure!(!vm.volumes().await?.contains(&held), "off, it holds nothing");
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
 /// A snapshot of before brings back neither a smaller disk nor a guest without a disk that the spec has.
 pub async fn they_outlive_a_restore(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("disks-restore").await?;
@@ -242,6 +271,48 @@ pub async fn crash_while_changing(shared: &Shared) -> Result<()> {
         ensure!(crashes >= 4, "only {crashes} side effects were met: is the fault injection compiled in?");
         println!("disks of a guest that is {power}: {crashes} points of crash");
     }
+    shared.drop_namespace(&namespace).await
+}
+
+/// The process ends after each side effect of taking a disk away from a guest that runs and lets go of it.
+pub async fn crash_while_detaching(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("crash-detach").await?;
+    let process = shared.cluster.node_controller(0)?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "detaches", tiny()).await?;
+    vm.until_booted().await?;
+    let qemu = vm.qemu();
+    let mut crashes = 0;
+    for n in 1.. {
+        ensure!(n < MOST, "more than {MOST} side effects");
+        let name = format!("disk-{n}");
+        vm.patch(json!({ "disks": [disk(&name, "64Mi")] })).await?;
+        until_guest_sees(&vm, &[1 << 20, 64 << 10]).await?;
+        until_synchronized(&vm).await?;
+        arm(process, n).await?;
+        shared.cluster.wait_ready().await?;
+        let generation = vm.patch(json!({ "disks": [] })).await?.metadata.generation;
+        let done = || async {
+            let status = vm.get().await?.status.unwrap_or_default();
+            let is_synchronized = conditions::is_true(&status.conditions, types::SYNCHRONIZED);
+            let disk = status.resources.and_then(|resources| resources.disk);
+            Ok(status.observed_generation == generation && is_synchronized && disk.is_some_and(|disk| disk.0 == "1Gi"))
+        };
+        let ended = crash_or_finish(process, done).await?;
+        crashes += usize::from(matches!(ended, Ended::Crashed));
+        disarm(process).await?;
+        wait::until(&format!("{name}: converges"), NOTICED, done, |done| *done).await?;
+        until_guest_sees(&vm, &[1 << 20]).await?;
+        check_whole(&vm).await?;
+        let defined = vm.host().await?.virsh().run(&["dumpxml", "--inactive", &vm.domain()]).await?;
+        ensure!(!defined.contains(&name), "{name} is not forgotten: {defined}");
+        ensure!(vm.qemu() == qemu && vm.starts()? == 1, "{name}: QEMU is not the same");
+        if matches!(ended, Ended::Finished) {
+            break;
+        }
+    }
+    ensure!(crashes >= 4, "only {crashes} side effects were met: is the fault injection compiled in?");
+    println!("detach: {crashes} points of crash");
+    vm.remove().await?;
     shared.drop_namespace(&namespace).await
 }
 

@@ -2,13 +2,15 @@
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
-use kvmoor_crds::{Host, HostFeature, Phase};
+use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::{Host, HostFeature, Phase, SnapshotPhase};
 use kvmoor_tests::vm::{SOON, TestVm, blank, tiny, with};
 use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::shared::Shared;
+use crate::snapshots::TestSnapshot;
 
 async fn features(shared: &Shared) -> Result<Vec<HostFeature>> {
     let api: Api<Host> = Api::all(shared.cluster.client().await?);
@@ -43,6 +45,12 @@ pub async fn secure_boot_and_a_tpm(shared: &Shared) -> Result<()> {
     ensure!(status == StatusCode::CONFLICT, "{status} {answer}");
     ensure!(answer["message"].as_str().is_some_and(|text| text.contains("UEFI")), "{answer}");
     vm.until_phase(Phase::Running).await?;
+    // So it is for one who uses kubectl.
+    let snapshot = TestSnapshot::create(shared, &namespace, "refused", "secure").await?;
+    snapshot.until_phase(SnapshotPhase::Failed).await?;
+    let conditions = snapshot.get().await?.status.context("a status")?.conditions;
+    let said = conditions::find(&conditions, types::READY).context("a condition")?;
+    ensure!(said.reason == "FirmwareUnsupported" && said.message.contains("UEFI"), "{said:?}");
     let left = vm.host().await?.virsh().run(&["snapshot-list", &vm.domain(), "--name"]).await?;
     ensure!(left.trim().is_empty() && vm.starts()? == 1, "nothing is half done: {left}");
     let error = vm.patch(json!({ "firmware": "Bios" })).await.err().context("firmware cannot change")?;
@@ -50,6 +58,17 @@ pub async fn secure_boot_and_a_tpm(shared: &Shared) -> Result<()> {
     let nothing = kept(shared).await?.len() - 2;
     vm.remove().await?;
     ensure!(kept(shared).await?.len() == nothing, "nothing is left: {:?}", kept(shared).await?);
+    shared.drop_namespace(&namespace).await
+}
+
+pub async fn uefi_without_secure_boot(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("uefi").await?;
+    let spec = with(tiny(), json!({ "firmware": "Uefi", "memory": "512Mi" }));
+    let vm = TestVm::create(&shared.cluster, &namespace, "plain", spec).await?;
+    vm.until_booted().await?;
+    let found = vm.http("/firmware").await?;
+    ensure!(found == "uefi", "started by {found}");
+    vm.remove().await?;
     shared.drop_namespace(&namespace).await
 }
 
