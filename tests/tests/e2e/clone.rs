@@ -12,7 +12,7 @@ use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, converge};
 use crate::shared::Shared;
 use crate::snapshots::TestSnapshot;
 
@@ -376,10 +376,8 @@ pub async fn crash_while_cloning(shared: &Shared) -> Result<()> {
         shared.cluster.wait_ready().await?;
         let vm = TestVm::create(&shared.cluster, &namespace, &name, spec.clone()).await?;
         let done = || async { Ok(in_phase(&vm.get().await?, Phase::Running)) };
-        let ended = crash_or_finish(process, done).await?;
+        let ended = converge(process, &format!("{name}: converges"), SOON, done).await?;
         crashes += usize::from(matches!(ended, Ended::Crashed));
-        disarm(process).await?;
-        wait::until(&format!("{name}: converges"), SOON, done, |done| *done).await?;
         ensure!(vm.starts()? == 1, "{name}: QEMU was started {} times", vm.starts()?);
         check_plain(shared, &vm, &["data"]).await?;
         until_off(&vm).await?;

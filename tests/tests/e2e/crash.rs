@@ -63,6 +63,17 @@ where
     bail!("neither crashed nor finished");
 }
 
+/// Waits until what was asked of an armed process is over: by itself, or after its crash by the one that is started then.
+pub async fn converge<F>(process: &Managed, what: &str, deadline: Duration, is_over: impl Fn() -> F) -> Result<Ended>
+where
+    F: Future<Output = Result<bool>>,
+{
+    let ended = crash_or_finish(process, &is_over).await?;
+    disarm(process).await?;
+    wait::until(what, deadline, is_over, |over| *over).await?;
+    Ok(ended)
+}
+
 fn expected_volumes(vm: &TestVm<'_>) -> BTreeSet<String> {
     BTreeSet::from([names::root_volume(vm.uid()), names::seed_volume(vm.uid())])
 }
@@ -106,13 +117,8 @@ impl Operation<'_> {
                 let now = vm.get().await?;
                 Ok(now.metadata.generation == generation && in_phase(&now, self.after) && requests_seen(&now))
             };
-            let ended = crash_or_finish(process, done).await?;
-            if matches!(ended, Ended::Crashed) {
-                crashes += 1;
-            }
-            disarm(process).await?;
-            let what = format!("{name}: converges");
-            wait::until(&what, SOON, done, |done| *done).await?;
+            let ended = converge(process, &format!("{name}: converges"), SOON, done).await?;
+            crashes += usize::from(matches!(ended, Ended::Crashed));
             check_whole(&vm).await?;
             // What would be done a second time would be done by now.
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -151,12 +157,8 @@ pub async fn creating(shared: &Shared) -> Result<()> {
         shared.cluster.wait_ready().await?;
         let vm = TestVm::create(&shared.cluster, &namespace, &name, with(blank(), networks.clone())).await?;
         let done = || async { Ok(in_phase(&vm.get().await?, Phase::Running)) };
-        let ended = crash_or_finish(process, done).await?;
-        if matches!(ended, Ended::Crashed) {
-            crashes += 1;
-        }
-        disarm(process).await?;
-        wait::until(&format!("{name}: converges"), SOON, done, |done| *done).await?;
+        let ended = converge(process, &format!("{name}: converges"), SOON, done).await?;
+        crashes += usize::from(matches!(ended, Ended::Crashed));
         check_whole(&vm).await?;
         ensure!(vm.starts()? == 1, "{name}: QEMU was started {} times", vm.starts()?);
         let running = host.virsh().run(&["net-list", "--name"]).await?;

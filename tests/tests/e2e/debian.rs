@@ -14,7 +14,7 @@ use kvmoor_tests::vm::{TestVm, in_phase};
 use kvmoor_tests::wait;
 use serde_json::json;
 
-use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, converge};
 use crate::guest_data::{SECRET, SEEN, secret, secrets};
 use crate::images::{TestImage, restart_with, sha256};
 use crate::shared::Shared;
@@ -86,6 +86,7 @@ async fn follow(shared: &Shared) -> Result<()> {
     ensure!(mebibytes > 2500, "the root file system has grown to the disk: {mebibytes} MiB");
     the_agent_tells(shared, &vm).await?;
     the_agent_freezes(shared, &namespace, &vm).await?;
+    it_is_thawed_after_a_restore(shared, &namespace, &vm).await?;
     a_slow_agent(shared, &namespace, &vm).await?;
     vm.remove().await?;
     image.delete().await?;
@@ -112,7 +113,7 @@ async fn the_agent_tells(shared: &Shared, vm: &TestVm<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The file systems are frozen for a snapshot, and thawed after it and after a restore of it, whatever crashes when.
+/// The file systems are frozen for a snapshot, and thawed after it, whatever crashes when.
 async fn the_agent_freezes(shared: &Shared, namespace: &str, vm: &TestVm<'_>) -> Result<()> {
     let process = shared.cluster.node_controller(0)?;
     let mut crashes = 0;
@@ -121,16 +122,12 @@ async fn the_agent_freezes(shared: &Shared, namespace: &str, vm: &TestVm<'_>) ->
         arm(process, n).await?;
         shared.cluster.wait_ready().await?;
         let snapshot = TestSnapshot::create(shared, namespace, &format!("frozen-{n}"), "debbie").await?;
-        let is_over = || async {
-            let defined = vm.host().await?.virsh().run(&["dumpxml", "--inactive", &vm.domain()]).await?;
-            Ok(snapshot.phase().await? == Some(SnapshotPhase::Ready) && !defined.contains(" freeze="))
-        };
-        let ended = crash_or_finish(process, is_over).await?;
+        let is_over =
+            || async { Ok(snapshot.phase().await? == Some(SnapshotPhase::Ready) && !may_be_frozen(vm).await?) };
+        let what = format!("snapshot {n} is taken, and the guest thawed");
+        let ended = converge(process, &what, SEEN, is_over).await?;
         crashes += usize::from(matches!(ended, Ended::Crashed));
-        disarm(process).await?;
-        wait::until(&format!("snapshot {n} is taken, and the guest thawed"), SEEN, is_over, |over| *over).await?;
-        let indications = snapshot.get().await?.status.context("a status")?.indications;
-        ensure!(indications == ["Online", "GuestAgent"], "{n}: {indications:?}");
+        was_frozen(&snapshot).await?;
         works_on(vm, &format!("after snapshot {n}")).await?;
         if matches!(ended, Ended::Finished) {
             break;
@@ -138,12 +135,49 @@ async fn the_agent_freezes(shared: &Shared, namespace: &str, vm: &TestVm<'_>) ->
     }
     ensure!(crashes >= 7, "only {crashes} side effects were met: is the fault injection compiled in?");
     println!("snapshot with frozen file systems: {crashes} points of crash");
+    Ok(())
+}
 
-    let starts = vm.starts()?;
-    let restore = TestRestore::create(shared, namespace, "frozen-1").await?;
-    restore.until_phase(RestorePhase::Succeeded).await?;
-    ensure!(vm.starts()? == starts + 1, "a revert starts QEMU anew");
-    works_on(vm, "after the restore of what was frozen").await
+/// A guest that is brought back to where it was frozen is thawed, whatever crashes when, and as often as it is brought back.
+async fn it_is_thawed_after_a_restore(shared: &Shared, namespace: &str, vm: &TestVm<'_>) -> Result<()> {
+    let process = shared.cluster.node_controller(0)?;
+    let snapshot = TestSnapshot::create(shared, namespace, "frost", "debbie").await?;
+    snapshot.until_phase(SnapshotPhase::Ready).await?;
+    let mut crashes = 0;
+    // The first side effects of a restore come before the revert, when nothing is frozen.
+    for n in 4.. {
+        ensure!(n < MOST, "more than {MOST} side effects");
+        let starts = vm.starts()?;
+        arm(process, n).await?;
+        shared.cluster.wait_ready().await?;
+        let restore = TestRestore::named(shared, namespace, &format!("thawed-{n}"), &snapshot.name).await?;
+        let is_over =
+            || async { Ok(restore.phase().await? == Some(RestorePhase::Succeeded) && !may_be_frozen(vm).await?) };
+        let what = format!("restore {n} is done, and the guest thawed");
+        let ended = converge(process, &what, SEEN, is_over).await?;
+        crashes += usize::from(matches!(ended, Ended::Crashed));
+        was_frozen(&snapshot).await?;
+        works_on(vm, &format!("after restore {n}")).await?;
+        ensure!(vm.starts()? == starts + 1, "{n}: QEMU was started {} times", vm.starts()? - starts);
+        if matches!(ended, Ended::Finished) {
+            break;
+        }
+    }
+    ensure!(crashes >= 6, "only {crashes} side effects were met: is the fault injection compiled in?");
+    println!("restore of frozen file systems: {crashes} points of crash");
+    Ok(())
+}
+
+/// Whether it is recorded that the guest may be frozen.
+async fn may_be_frozen(vm: &TestVm<'_>) -> Result<bool> {
+    let defined = vm.host().await?.virsh().run(&["dumpxml", "--inactive", &vm.domain()]).await?;
+    Ok(defined.contains(" freeze="))
+}
+
+async fn was_frozen(snapshot: &TestSnapshot) -> Result<()> {
+    let indications = snapshot.get().await?.status.context("a status")?.indications;
+    ensure!(indications == ["Online", "GuestAgent"], "{}: {indications:?}", snapshot.name);
+    Ok(())
 }
 
 /// An agent that does not freeze in time keeps nobody from taking the snapshot, and freezes the guest for no longer than

@@ -13,7 +13,7 @@ use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::crash::{Ended, MOST, arm, check_whole, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, check_whole, converge};
 use crate::shared::Shared;
 use crate::snapshots::TestRestore;
 
@@ -248,12 +248,8 @@ pub async fn crash_while_changing(shared: &Shared) -> Result<()> {
                 let disk = status.resources.and_then(|resources| resources.disk);
                 Ok(status.observed_generation == generation && disk.is_some_and(|disk| disk.0 == total))
             };
-            let ended = crash_or_finish(process, done).await?;
-            if matches!(ended, Ended::Crashed) {
-                crashes += 1;
-            }
-            disarm(process).await?;
-            wait::until(&format!("{name}: converges"), NOTICED, done, |done| *done).await?;
+            let ended = converge(process, &format!("{name}: converges"), NOTICED, done).await?;
+            crashes += usize::from(matches!(ended, Ended::Crashed));
             until_synchronized(&vm).await?;
             let mut expected = vec![names::root_volume(vm.uid()), names::seed_volume(vm.uid())];
             expected.push(names::extra_volume(vm.uid(), "new"));
@@ -297,10 +293,8 @@ pub async fn crash_while_detaching(shared: &Shared) -> Result<()> {
             let disk = status.resources.and_then(|resources| resources.disk);
             Ok(status.observed_generation == generation && is_synchronized && disk.is_some_and(|disk| disk.0 == "1Gi"))
         };
-        let ended = crash_or_finish(process, done).await?;
+        let ended = converge(process, &format!("{name}: converges"), NOTICED, done).await?;
         crashes += usize::from(matches!(ended, Ended::Crashed));
-        disarm(process).await?;
-        wait::until(&format!("{name}: converges"), NOTICED, done, |done| *done).await?;
         until_guest_sees(&vm, &[1 << 20]).await?;
         check_whole(&vm).await?;
         let defined = vm.host().await?.virsh().run(&["dumpxml", "--inactive", &vm.domain()]).await?;

@@ -15,7 +15,7 @@ use kvmoor_tests::wait;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::crash::{Ended, MOST, arm, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, converge};
 use crate::shared::Shared;
 
 const ALLOWED: &str = "KVMOOR_IMAGE_SOURCES_ALLOWED";
@@ -264,12 +264,8 @@ pub async fn crash_while_importing(shared: &Shared) -> Result<()> {
         shared.cluster.wait_ready().await?;
         let vm = TestVm::create(&shared.cluster, &namespace, &name, with(blank(), json!({ "osType": name }))).await?;
         let done = || async { Ok(in_phase(&vm.get().await?, Phase::Running)) };
-        let ended = crash_or_finish(process, done).await?;
-        if matches!(ended, Ended::Crashed) {
-            crashes += 1;
-        }
-        disarm(process).await?;
-        wait::until(&format!("{name}: converges"), SOON, done, |done| *done).await?;
+        let ended = converge(process, &format!("{name}: converges"), SOON, done).await?;
+        crashes += usize::from(matches!(ended, Ended::Crashed));
         let check = || async { image.check_whole(shared).await };
         wait::until(&format!("{name}: is there once"), SOON, check, |()| true).await?;
         ensure!(vm.starts()? == 1, "{name}: QEMU was started {} times", vm.starts()?);

@@ -9,7 +9,7 @@ use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, in_phase, tiny, with};
 use kvmoor_tests::wait;
 use serde_json::json;
 
-use crate::crash::{Ended, MOST, arm, check_whole, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, check_whole, converge};
 use crate::shared::Shared;
 use crate::snapshots::{restore, snapshot};
 
@@ -131,10 +131,8 @@ pub async fn crash_while_growing(shared: &Shared) -> Result<()> {
         shared.cluster.wait_ready().await?;
         vm.patch(json!({ "cpu": 2, "memory": "1152Mi" })).await?;
         let done = || async { Ok(has(&vm.get().await?, 2, "1152Mi")) };
-        let ended = crash_or_finish(process, done).await?;
+        let ended = converge(process, &format!("{name}: converges"), SOON, done).await?;
         crashes += usize::from(matches!(ended, Ended::Crashed));
-        disarm(process).await?;
-        wait::until(&format!("{name}: converges"), SOON, done, |done| *done).await?;
         // What would be plugged in a second time would be by now.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let xml = vm.host().await?.virsh().run(&["dumpxml", &vm.domain()]).await?;

@@ -15,7 +15,7 @@ use kvmoor_tests::wait;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::crash::{Ended, MOST, arm, check_whole, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, check_whole, converge};
 use crate::shared::Shared;
 
 /// A restore brings QEMU up anew and reads its memory.
@@ -348,14 +348,18 @@ pub struct TestRestore {
 
 impl TestRestore {
     pub async fn create(shared: &Shared, namespace: &str, snapshot: &str) -> Result<Self> {
+        Self::named(shared, namespace, &format!("restore-{snapshot}"), snapshot).await
+    }
+
+    /// One of several of the same snapshot.
+    pub async fn named(shared: &Shared, namespace: &str, name: &str, snapshot: &str) -> Result<Self> {
         let api: Api<VirtualMachineRestore> = Api::namespaced(shared.cluster.client().await?, namespace);
-        let name = format!("restore-{snapshot}");
         let object = json!({
             "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachineRestore", "metadata": { "name": name },
             "spec": { "snapshotName": snapshot },
         });
         let made = api.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-        Ok(Self { api, name, uid: made.metadata.uid.context("a UID")? })
+        Ok(Self { api, name: name.to_owned(), uid: made.metadata.uid.context("a UID")? })
     }
 
     pub async fn phase(&self) -> Result<Option<RestorePhase>> {
@@ -383,10 +387,8 @@ macro_rules! crashes {
             $shared.cluster.wait_ready().await?;
             let $asked = $ask;
             let done = || async { Ok($done) };
-            let ended = crash_or_finish(process, done).await?;
+            let ended = converge(process, &format!("{} {n}: converges", $name), SOON, done).await?;
             crashes += usize::from(matches!(ended, Ended::Crashed));
-            disarm(process).await?;
-            wait::until(&format!("{} {n}: converges", $name), SOON, done, |done| *done).await?;
             // What would be done a second time would be done by now.
             tokio::time::sleep(Duration::from_millis(700)).await;
             $vm.until_phase(Phase::Running).await?;

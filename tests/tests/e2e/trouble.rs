@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::crash::{Ended, MOST, arm, check_whole, crash_or_finish, disarm};
+use crate::crash::{Ended, MOST, arm, check_whole, converge, crash_or_finish, disarm};
 use crate::shared::Shared;
 
 /// Waits for an Event of that reason in the namespace: its note.
@@ -127,10 +127,8 @@ pub async fn crash_after_a_panic(shared: &Shared) -> Result<()> {
         shared.cluster.wait_ready().await?;
         let _terminal = panic(&vm).await?;
         let started_again = || async { Ok(in_phase(&vm.get().await?, Phase::Running) && vm.starts()? > 1) };
-        let ended = crash_or_finish(process, started_again).await?;
+        let ended = converge(process, &format!("{n}: it is started again"), BOOT, started_again).await?;
         crashes += usize::from(matches!(ended, Ended::Crashed));
-        disarm(process).await?;
-        wait::until(&format!("{n}: it is started again"), BOOT, started_again, |again| *again).await?;
         ensure!(vm.starts()? == 2, "{n}: QEMU was started {} times", vm.starts()?);
         check_whole(&vm).await?;
         vm.remove().await?;
