@@ -19,14 +19,16 @@ use serde_json::json;
 use crate::crash::{Ended, MOST, arm, check_whole, converge, crash_or_finish, disarm};
 use crate::shared::Shared;
 
-/// Waits for an Event of that reason in the namespace: its note.
-async fn until_event(shared: &Shared, namespace: &str, reason: &str) -> Result<String> {
+/// The note of an Event of that reason in the namespace.
+async fn event(shared: &Shared, namespace: &str, reason: &str) -> Result<Option<String>> {
     let api: Api<Event> = Api::namespaced(shared.cluster.client().await?, namespace);
-    let look = || async {
-        let events = api.list(&Default::default()).await?.items;
-        let found = events.into_iter().find(|event| event.reason.as_deref() == Some(reason));
-        Ok(found.map(|event| event.note.unwrap_or_default()))
-    };
+    let events = api.list(&Default::default()).await?.items;
+    let found = events.into_iter().find(|event| event.reason.as_deref() == Some(reason));
+    Ok(found.map(|event| event.note.unwrap_or_default()))
+}
+
+async fn until_event(shared: &Shared, namespace: &str, reason: &str) -> Result<String> {
+    let look = || event(shared, namespace, reason);
     wait::until(&format!("an Event {reason}"), SOON, look, Option::is_some).await?.context("just seen")
 }
 
@@ -113,8 +115,8 @@ fn is_well(vm: &VirtualMachine) -> bool {
     in_phase(vm, Phase::Running) && says(vm, types::DISK_ERROR, "False", "NoError")
 }
 
-/// The node controller is killed after every side effect from the panic to the end of QEMU: the panic is counted once, and
-/// its guest is started again once.
+/// The node controller is killed after every side effect from the panic to the end of QEMU: the panic is counted once, is
+/// known as one, and its guest is started again once.
 pub async fn crash_after_a_panic(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("crash-panic").await?;
     let process = shared.cluster.node_controller(0)?;
@@ -130,12 +132,17 @@ pub async fn crash_after_a_panic(shared: &Shared) -> Result<()> {
         let ended = converge(process, &format!("{n}: it is started again"), BOOT, started_again).await?;
         crashes += usize::from(matches!(ended, Ended::Crashed));
         ensure!(vm.starts()? == 2, "{n}: QEMU was started {} times", vm.starts()?);
+        let defined = vm.host().await?.virsh().run(&["dumpxml", "--inactive", &vm.domain()]).await?;
+        ensure!(defined.contains(" crashes=\"1\""), "{n}: it is counted once: {defined}");
         check_whole(&vm).await?;
         vm.remove().await?;
         if matches!(ended, Ended::Finished) {
             break;
         }
     }
+    let other = event(shared, &namespace, "GuestCrashed").await?;
+    ensure!(other.is_none(), "a panic is no crash without a name: {other:?}");
+    until_event(shared, &namespace, "GuestPanicked").await?;
     ensure!(crashes >= 3, "only {crashes} side effects were met: is the fault injection compiled in?");
     println!("panic: {crashes} points of crash");
     shared.drop_namespace(&namespace).await
