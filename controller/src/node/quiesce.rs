@@ -46,25 +46,46 @@ impl Relief {
     }
 }
 
+/// What is to be done for a guest that may be frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Nothing, or nothing yet.
+    Nothing,
+    /// Thaw it.
+    Thaw,
+    /// Forget that it was: one that is off boots without frost.
+    Forget,
+}
+
+fn need(domain: &Domain) -> Need {
+    let Metadata { freeze, restoring, .. } = &domain.metadata;
+    // While it is being restored, nothing else is done with it.
+    if freeze.is_none() || restoring.is_some() {
+        return Need::Nothing;
+    }
+    match &domain.power {
+        Power::Running if domain.agent => Need::Thaw,
+        power if power.is_active() => Need::Nothing,
+        _ => Need::Forget,
+    }
+}
+
 /// Thaws a guest that may be frozen, if it can be asked to.
 pub async fn relieve<H: Hypervisor>(ctx: &Context<H>, domain: &Domain) -> Relief {
     let metadata = &domain.metadata;
     let uid = metadata.uid.as_str();
-    if metadata.freeze.is_none() || metadata.restoring.is_some() {
+    let need = need(domain);
+    if need == Need::Nothing {
         return Relief::NotNeeded;
     }
-    // One that is off boots without frost.
-    if domain.power.is_active() {
-        if domain.power != Power::Running || !domain.agent {
-            return Relief::NotNeeded;
-        }
+    if need == Need::Thaw {
         if let Some(((), remaining)) = ctx.thaws.held(uid, THAW, Instant::now()) {
-            return later(ctx, uid, remaining);
+            return put_off(ctx, uid, remaining);
         }
         if let Err(error) = ctx.hypervisor.thaw(uid).await {
             tracing::warn!(vm.uid = uid, %error, "the guest may be frozen");
             let delay = ctx.thaws.failed(uid, THAW, (), Instant::now());
-            return later(ctx, uid, delay);
+            return put_off(ctx, uid, delay);
         }
         tracing::info!(vm.uid = uid, "thawed");
     }
@@ -83,8 +104,12 @@ pub fn is_frozen<H>(ctx: &Context<H>, uid: &str) -> bool {
     ctx.thaws.last(uid, THAW).is_some()
 }
 
-fn later<H>(ctx: &Context<H>, uid: &str, delay: Duration) -> Relief {
-    let attempts = ctx.thaws.last(uid, THAW).map_or(0, |((), attempts)| attempts);
+fn put_off<H>(ctx: &Context<H>, uid: &str, delay: Duration) -> Relief {
+    after(ctx.thaws.last(uid, THAW).map_or(0, |((), attempts)| attempts), delay)
+}
+
+/// What becomes of a guest that was not thawed at so many attempts.
+fn after(attempts: u32, delay: Duration) -> Relief {
     if attempts < ATTEMPTS { Relief::Soon(delay) } else { Relief::Later(delay) }
 }
 
@@ -115,4 +140,59 @@ pub async fn take(hypervisor: &impl Hypervisor, metadata: &Metadata, name: &str)
 
 fn marked(metadata: &Metadata, freeze: Option<Freeze>) -> Metadata {
     Metadata { freeze, ..metadata.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hypervisor::{DiskTrouble, OffCause};
+    use super::*;
+
+    fn domain(power: Power, freeze: Option<Freeze>, agent: bool) -> Domain {
+        let metadata = Metadata { uid: "u".into(), freeze, ..Metadata::default() };
+        Domain { power, metadata, cpu: 1, memory_mib: 256, leases: Vec::new(), agent, attached: Vec::new() }
+    }
+
+    fn all_powers() -> Vec<Power> {
+        let off = [OffCause::Shutdown, OffCause::Other].map(Power::Off);
+        let halted = [Power::Paused, Power::Busy, Power::DiskError(DiskTrouble::default()), Power::Stuck("so".into())];
+        let ends = [Power::Panicked, Power::Asleep, Power::GoingDown];
+        std::iter::once(Power::Running).chain(halted).chain(ends).chain(off).collect()
+    }
+
+    #[test]
+    fn whoever_may_be_frozen_is_thawed_as_soon_as_that_can_be_asked_for() {
+        for freeze in [Freeze::Begun, Freeze::Done, Freeze::Failed] {
+            for power in all_powers() {
+                let expected = match &power {
+                    Power::Running => Need::Thaw,
+                    Power::Off(_) => Need::Forget,
+                    _ => Need::Nothing,
+                };
+                assert_eq!(need(&domain(power.clone(), Some(freeze), true)), expected, "{freeze:?} {power:?}");
+                let silent = if expected == Need::Thaw { Need::Nothing } else { expected };
+                assert_eq!(need(&domain(power.clone(), Some(freeze), false)), silent, "{freeze:?} {power:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_else_is_and_nobody_amid_a_restore() {
+        for power in all_powers() {
+            assert_eq!(need(&domain(power.clone(), None, true)), Need::Nothing, "{power:?}");
+            let mut restored = domain(power.clone(), Some(Freeze::Done), true);
+            restored.metadata.restoring = Some("r".into());
+            assert_eq!(need(&restored), Need::Nothing, "{power:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_waits_for_three_attempts() {
+        let delay = Duration::from_secs(2);
+        for attempts in 0..3 {
+            assert_eq!(after(attempts, delay), Relief::Soon(delay));
+        }
+        assert_eq!(after(3, delay), Relief::Later(delay));
+        assert_eq!(after(3, delay).again(), Some(delay));
+        assert_eq!((Relief::NotNeeded.again(), Relief::Given.again()), (None, None));
+    }
 }
