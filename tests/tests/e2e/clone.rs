@@ -244,8 +244,9 @@ pub async fn while_the_disks_are_copied(shared: &Shared) -> Result<()> {
     // The source goes in the middle: when its disks are copied.
     let last = TestVm::create(&shared.cluster, &namespace, "last", spec).await?;
     last.until_condition(types::PROVISIONED, "False", "Copying").await?;
-    source.remove().await?;
+    source.delete().await?;
     until_running(&last).await?;
+    source.until_gone().await?;
     until_off(&last).await?;
     holds(shared, 5, MUCH, &names::extra_volume(last.uid(), "data")).await?;
     last.remove().await?;
