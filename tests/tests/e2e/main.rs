@@ -147,6 +147,7 @@ fn main() -> anyhow::Result<()> {
         snapshots::the_old_state_comes_back,
         snapshots::a_guest_that_is_off_is_restored,
         snapshots::errors_are_clear,
+        snapshots::what_qemu_cannot_restore_has_failed,
         snapshots::quota,
         metrics::all_are_documented_and_none_is_missing,
         metrics::they_count_what_happens,

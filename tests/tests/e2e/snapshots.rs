@@ -229,6 +229,25 @@ pub async fn errors_are_clear(shared: &Shared) -> Result<()> {
     shared.drop_namespace(&namespace).await
 }
 
+/// libvirt has the snapshot, and QEMU does not: a restore that QEMU cannot do is not told to be done, and the guest, which
+/// libvirt has turned off for it, is started as it is.
+pub async fn what_qemu_cannot_restore_has_failed(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("snap-lost").await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "machine", blank()).await?;
+    vm.until_phase(Phase::Running).await?;
+    let lost = TestSnapshot::create(shared, &namespace, "lost", "machine").await?;
+    lost.until_phase(SnapshotPhase::Ready).await?;
+    let delete = format!("delvm {}", lost.libvirt_name());
+    vm.host().await?.virsh().run(&["qemu-monitor-command", &vm.domain(), "--hmp", &delete]).await?;
+    let restore = TestRestore::create(shared, &namespace, "lost").await?;
+    restore.until_phase(RestorePhase::Failed).await?;
+    let warning = until_warned(&shared.cluster, &namespace, &restore.uid, "RestoreFailed").await?;
+    ensure!(warning.contains("restore the snapshot"), "{warning}");
+    vm.until_phase(Phase::Running).await?;
+    vm.remove().await?;
+    shared.drop_namespace(&namespace).await
+}
+
 pub async fn quota(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("snap-quota").await?;
     let quotas: Api<Quota> = Api::namespaced(shared.cluster.client().await?, &namespace);

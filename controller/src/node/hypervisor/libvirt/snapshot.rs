@@ -72,7 +72,15 @@ pub fn revert(connect: &Connect, metadata: &Metadata, name: &str, resumption: Re
             Resumption::Paused => sys::VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED,
             Resumption::Off => 0,
         };
-    snapshot.revert(flags).map_err(failed)?;
+    let before = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE).map_err(failed)?;
+    if let Err(error) = snapshot.revert(flags).map_err(failed) {
+        // libvirt takes up the snapshot's configuration before it starts QEMU, and keeps it when that fails.
+        if let Err(source) = connect.define_domain_xml(&before) {
+            tracing::warn!(vm.uid = metadata.uid, error = %source, "cannot define again what was before the restore");
+        }
+        side_effect();
+        return Err(error);
+    }
     side_effect();
     Ok(())
 }
