@@ -16,6 +16,8 @@ pub enum Serve {
     File(Arc<Vec<u8>>),
     /// These bytes, as slowly as to take so long.
     Slowly(Arc<Vec<u8>>, Duration),
+    /// The same, and nobody is told how many they are.
+    Unsized(Arc<Vec<u8>>, Duration),
     /// Half of these bytes, then the connection ends.
     Half(Arc<Vec<u8>>),
     /// Zeros without end and without a length.
@@ -103,11 +105,12 @@ async fn answer(
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
     *seen.lock().unwrap().requests.entry(path.clone()).or_default() += 1;
     let how = paths.lock().unwrap().get(&path).cloned();
-    let (bytes, pause, length) = match how {
+    let (bytes, wait, length) = match how {
         Some(Serve::File(bytes)) => (bytes.clone(), Duration::ZERO, bytes.len()),
-        Some(Serve::Slowly(bytes, duration)) => {
-            let pieces = u32::try_from(bytes.len().div_ceil(PIECE)).unwrap_or(1).max(1);
-            (bytes.clone(), duration / pieces, bytes.len())
+        Some(Serve::Slowly(bytes, duration)) => (bytes.clone(), pause(&bytes, duration), bytes.len()),
+        Some(Serve::Unsized(bytes, duration)) => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await?;
+            return pour(stream, &bytes, pause(&bytes, duration), &path, seen).await;
         }
         Some(Serve::Half(bytes)) => (Arc::new(bytes[..bytes.len() / 2].to_vec()), Duration::ZERO, bytes.len()),
         Some(Serve::Endless) => {
@@ -125,9 +128,24 @@ async fn answer(
     };
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
+    pour(stream, &bytes, wait, &path, seen).await
+}
+
+/// The pause after each piece, so that all of them take so long.
+fn pause(bytes: &[u8], duration: Duration) -> Duration {
+    duration / u32::try_from(bytes.len().div_ceil(PIECE)).unwrap_or(1).max(1)
+}
+
+async fn pour(
+    mut stream: TcpStream,
+    bytes: &[u8],
+    pause: Duration,
+    path: &str,
+    seen: &Mutex<Seen>,
+) -> std::io::Result<()> {
     for piece in bytes.chunks(PIECE) {
         stream.write_all(piece).await?;
-        *seen.lock().unwrap().bytes.entry(path.clone()).or_default() += piece.len();
+        *seen.lock().unwrap().bytes.entry(path.to_owned()).or_default() += piece.len();
         tokio::time::sleep(pause).await;
     }
     stream.shutdown().await

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::crash::{Ended, MOST, arm, converge};
 use crate::shared::Shared;
+use crate::trouble::SmallPool;
 
 const ALLOWED: &str = "KVMOOR_IMAGE_SOURCES_ALLOWED";
 pub const KEEP: &str = "KVMOOR_KEEP_UNUSED_IMAGES";
@@ -202,6 +203,49 @@ pub async fn what_is_wrong_is_said_and_nothing_is_left(shared: &Shared) -> Resul
     image.check_whole(shared).await?;
     vm.remove().await?;
     image.delete().await?;
+    shared.drop_namespace(&namespace).await
+}
+
+/// Nobody said how large the file is, and the room that there was at first goes while it comes.
+pub async fn the_pool_fills_up_meanwhile(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("images-full").await?;
+    let files = Files::start().await?;
+    let file = tiny_file(shared, 16 << 20)?;
+    let pool = SmallPool::mount(shared, 192).await?;
+    let url = files.serve("/unsized", Serve::Unsized(file.clone(), Duration::from_secs(8)));
+    let image = TestImage::create(shared, "unsized", &url, &sha256(&file), "qcow2").await?;
+    let spec = with(image.spec(), json!({ "disk": { "size": "1Gi" } }));
+    let vm = TestVm::create(&shared.cluster, &namespace, "unsized", spec).await?;
+    let sent = || async { Ok(files.sent("/unsized")) };
+    wait::until("a part has come", SOON, sent, |sent| *sent > 4 << 20).await?;
+    pool.fill_up().await;
+    let message = vm.until_condition(types::PROVISIONED, "False", "PoolFull").await?;
+    let stands = |text| message.contains(text);
+    ensure!(stands("unsized") && stands("make room") && !stands("kvmoor-import"), "{message}");
+    ensure!(vm.domains().await?.is_empty() && vm.volumes().await?.is_empty(), "nothing of it in libvirt");
+    image.until_nothing_is_left(shared).await?;
+    pool.make_room().await?;
+    vm.until("is Running", Duration::from_secs(90), |vm| in_phase(vm, Phase::Running)).await?;
+    vm.remove().await?;
+    image.delete().await?;
+    pool.unmount().await?;
+
+    // Room for the image and for nothing more: it is not fetched again and again.
+    let pool = SmallPool::mount(shared, 96).await?;
+    let file = tiny_file(shared, (16 << 20) + 512)?;
+    let url = files.serve("/tight", Serve::Unsized(file.clone(), Duration::from_millis(500)));
+    let image = TestImage::create(shared, "tight", &url, &sha256(&file), "qcow2").await?;
+    let vm = TestVm::create(&shared.cluster, &namespace, "tight", image.spec()).await?;
+    let message = vm.until_condition(types::PROVISIONED, "False", "PoolFull").await?;
+    ensure!(message.contains("MiB left"), "{message}");
+    let volumes = image.volumes(shared).await?;
+    ensure!(volumes.len() == 2, "the image is there: {volumes:?}");
+    ensure!(vm.domains().await?.is_empty(), "no machine that could not run");
+    let once = || async { Ok(files.requests("/tight") == 1) };
+    wait::always("it is fetched once", Duration::from_secs(10), once).await?;
+    vm.remove().await?;
+    image.delete().await?;
+    pool.unmount().await?;
     shared.drop_namespace(&namespace).await
 }
 

@@ -121,6 +121,7 @@ fn main() -> anyhow::Result<()> {
         clone::over_rest,
         images::imported_once_for_all_that_wait,
         images::what_is_wrong_is_said_and_nothing_is_left,
+        images::the_pool_fills_up_meanwhile,
         images::private_addresses_are_refused_unless_allowed,
         images::unused_ones_are_collected,
         upload::a_guest_boots_from_what_was_uploaded,

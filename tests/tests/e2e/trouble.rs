@@ -89,7 +89,7 @@ pub async fn a_crash_that_comes_again_backs_off(shared: &Shared) -> Result<()> {
 
 pub async fn no_room_halts_a_guest_until_there_is_some(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("no-room").await?;
-    let pool = SmallPool::mount(shared).await?;
+    let pool = SmallPool::mount(shared, 96).await?;
     let vm = TestVm::create(&shared.cluster, &namespace, "no-room", tiny()).await?;
     vm.until_booted().await?;
     let (qemu, boot) = (vm.qemu(), vm.http("/boot-id").await?);
@@ -152,7 +152,7 @@ pub async fn crash_after_a_panic(shared: &Shared) -> Result<()> {
 pub async fn crash_while_there_is_no_room(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("crash-room").await?;
     let process = shared.cluster.node_controller(0)?;
-    let pool = SmallPool::mount(shared).await?;
+    let pool = SmallPool::mount(shared, 96).await?;
     let vm = TestVm::create(&shared.cluster, &namespace, "crash-room", tiny()).await?;
     vm.until_booted().await?;
     let (qemu, boot) = (vm.qemu(), vm.http("/boot-id").await?);
@@ -190,37 +190,43 @@ pub async fn crash_while_there_is_no_room(shared: &Shared) -> Result<()> {
 }
 
 /// A small file system over the storage pool of the first host, with its images, in the host's own mount namespace.
-struct SmallPool<'a> {
+pub struct SmallPool<'a> {
     shared: &'a Shared,
     pid: i32,
 }
 
 impl<'a> SmallPool<'a> {
-    async fn mount(shared: &'a Shared) -> Result<Self> {
+    pub async fn mount(shared: &'a Shared, mib: usize) -> Result<Self> {
         let pid = shared.cluster.host(0)?.libvirtd()?.pid().context("libvirtd runs")?;
         let pool = Self { shared, pid };
-        let script = "mkdir -p /run/libvirt/small && mount -t tmpfs -o size=96m,mode=711 small /run/libvirt/small && \
-                      cp -a /var/lib/libvirt/images/kvmoor-image-* /run/libvirt/small/ && \
-                      mount --bind /run/libvirt/small /var/lib/libvirt/images";
-        pool.enter(&["sh", "-c", script]).await?;
+        let script = format!(
+            "mkdir -p /run/libvirt/small && mount -t tmpfs -o size={mib}m,mode=711 small /run/libvirt/small && \
+             cp -a /var/lib/libvirt/images/kvmoor-image-* /run/libvirt/small/ && \
+             mount --bind /run/libvirt/small /var/lib/libvirt/images"
+        );
+        pool.enter(&["sh", "-c", &script]).await?;
         pool.refresh().await?;
         Ok(pool)
     }
 
     /// Leaves no room, and has the guest write so many MiB. Less than before finds the room that it was given then.
     async fn fill_up_under(&self, vm: &TestVm<'_>, mib: usize) -> Result<()> {
-        // It ends with an error, when there is no room.
-        self.enter(&["dd", "if=/dev/zero", "of=/var/lib/libvirt/images/filler", "bs=64k"]).await.unwrap_or_default();
+        self.fill_up().await;
         // The guest does not answer before there is room.
         vm.note("/cgi-bin/disk", &"x".repeat(mib << 20)).await.unwrap_or_default();
         Ok(())
     }
 
-    async fn make_room(&self) -> Result<()> {
+    /// Leaves no room. It ends with an error when there is none.
+    pub async fn fill_up(&self) {
+        self.enter(&["dd", "if=/dev/zero", "of=/var/lib/libvirt/images/filler", "bs=64k"]).await.unwrap_or_default();
+    }
+
+    pub async fn make_room(&self) -> Result<()> {
         self.enter(&["rm", "/var/lib/libvirt/images/filler"]).await
     }
 
-    async fn unmount(&self) -> Result<()> {
+    pub async fn unmount(&self) -> Result<()> {
         self.enter(&["sh", "-c", "umount /var/lib/libvirt/images && umount /run/libvirt/small"]).await?;
         self.refresh().await
     }

@@ -2,7 +2,8 @@
 //!
 //! Addresses are checked where they are connected to: names are resolved here, and what the guard refuses is not given
 //! to the connector, so a name that resolves differently a moment later gains nothing. Redirects are followed by hand,
-//! and each is checked as the first was. No proxy is used, since it would connect in our place.
+//! and each is checked as the first was; one from https to http is followed too, since what comes is judged by its
+//! checksum. No proxy is used, since it would connect in our place.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -37,12 +37,20 @@ const SPECIAL_V6: [(Ipv6Addr, u8, &str); 3] = [
 
 /// An address that nothing is fetched from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{address} is {why}, and images are not fetched from there; the setting KVMOOR_IMAGE_SOURCES_ALLOWED can allow it"
-)]
-pub struct Refused {
-    address: IpAddr,
-    why: &'static str,
+pub enum Refused {
+    /// It is not for everybody.
+    #[error(
+        "{address} is {why}, and images are not fetched from there; the setting KVMOOR_IMAGE_SOURCES_ALLOWED can allow it"
+    )]
+    Special {
+        /// The address.
+        address: IpAddr,
+        /// What it is instead.
+        why: &'static str,
+    },
+    /// The operator does not want it, whatever else is allowed.
+    #[error("{0} is denied by the setting KVMOOR_IMAGE_SOURCES_DENIED")]
+    Denied(IpAddr),
 }
 
 /// What is allowed.
@@ -63,17 +71,17 @@ impl Guard {
     /// # Errors
     /// If nothing is to be fetched from there.
     pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
-        let refused = |why| Err(Refused { address, why });
+        let as_written = address;
         // An address in another's clothes is judged as what it leads to.
         let address = disguised(address).unwrap_or(address);
-        if self.denied.iter().any(|net| net.contains(&address)) {
-            return refused("denied by the operator");
+        if self.denied.iter().any(|net| net.contains(&address) || net.contains(&as_written)) {
+            return Err(Refused::Denied(as_written));
         }
         if self.allowed.iter().any(|net| net.contains(&address)) {
             return Ok(());
         }
         match special(address) {
-            Some(why) => refused(why),
+            Some(why) => Err(Refused::Special { address: as_written, why }),
             None => Ok(()),
         }
     }
@@ -185,5 +193,10 @@ mod tests {
         for address in ["10.96.0.1", "::ffff:10.96.0.1", "1.2.3.4", "192.168.0.1"] {
             assert!(!check(&guard, address), "{address}");
         }
+        let said = |address: &str| guard.check(address.parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(said("1.2.3.4"), "1.2.3.4 is denied by the setting KVMOOR_IMAGE_SOURCES_DENIED");
+        assert!(said("192.168.0.1").contains("KVMOOR_IMAGE_SOURCES_ALLOWED can allow it"));
+        let whole = Guard::new(Vec::new(), nets(&["64:ff9b::/96"]));
+        assert!(!check(&whole, "64:ff9b::1.1.1.1") && check(&whole, "1.1.1.1"), "what is denied as it is written");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::super::domain_xml::DiskFormat;
 use super::super::hypervisor::Hypervisor;
@@ -21,6 +22,12 @@ use super::record::{Content, Record};
 
 /// No import may take longer.
 pub const TOTAL: Duration = Duration::from_secs(4 * 3600);
+/// So long it may take until the beginning of a file is there: redirects, and what its header is in.
+const BEGIN: Duration = Duration::from_secs(180);
+/// Who sends less than so many bytes …
+const LEAST: u64 = 4 << 20;
+/// … in this time keeps others waiting for nothing.
+const WINDOW: Duration = Duration::from_secs(600);
 /// What is left for libvirt to end after the last byte came.
 const FINISH: Duration = Duration::from_secs(120);
 /// Pieces on their way from who sends them to libvirt: they are of 8 to 64 KiB.
@@ -79,7 +86,7 @@ pub async fn import(
         return Ok(());
     }
     let (mut file, host) = match &source.place {
-        Place::Url(url) => (sources.fetcher.open(url).await?, None),
+        Place::Url(url) => (begun(sources.fetcher.open(url)).await?, None),
         Place::Upload { image } => {
             let (host, file) = sources.peers.open(image, &source.content).await?;
             (file, Some(host))
@@ -125,7 +132,7 @@ async fn write(
     let length = file.length;
     progress.length.store(length.unwrap_or_default(), Ordering::Relaxed);
     too_large(length.unwrap_or_default(), limits)?;
-    let incoming = look_into(file, content.format, limits).await?;
+    let incoming = begun(look_into(file, content.format, limits)).await?;
     let volume = content.volume(&uuid::Uuid::new_v4().simple().to_string());
     let result = transfer(libvirt, limits, content, progress, incoming, &volume, length).await;
     if result != Ok(Stored::Now) {
@@ -135,6 +142,12 @@ async fn write(
         }
     }
     result
+}
+
+/// What has to come soon: each byte in time is not enough.
+async fn begun<T>(beginning: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = |_| Err(Failure::download(format!("its beginning did not come within {} s", BEGIN.as_secs())));
+    tokio::time::timeout(BEGIN, beginning).await.unwrap_or_else(late)
 }
 
 /// Takes as much of a file as shows what it is, and refuses what it may not be before anything is written.
@@ -236,9 +249,14 @@ async fn feed(
     pieces: mpsc::Sender<Piece>,
 ) -> Result<(String, u64), Ended> {
     let (mut hash, mut length) = (Sha256::new(), 0_u64);
+    let mut window = (Instant::now(), 0_u64);
     while let Some(bytes) = next(incoming).await? {
         length = length.saturating_add(bytes.len() as u64);
         too_large(length, limits)?;
+        if window.0.elapsed() >= WINDOW {
+            too_slow(length.saturating_sub(window.1))?;
+            window = (Instant::now(), length);
+        }
         hash.update(&bytes);
         pieces.send(Piece::Bytes(bytes)).await.map_err(|_| Ended::NotTaken)?;
         progress.bytes.store(length, Ordering::Relaxed);
@@ -254,10 +272,56 @@ async fn next(incoming: &mut Incoming<'_>) -> Result<Option<Bytes>, Failure> {
     }
 }
 
+fn too_slow(bytes: u64) -> Result<(), Failure> {
+    if bytes < LEAST {
+        let (least, minutes) = (LEAST >> 20, WINDOW.as_secs() / 60);
+        return Err(Failure::download(format!("less than {least} MiB came in {minutes} minutes")));
+    }
+    Ok(())
+}
+
 fn too_large(length: u64, limits: &Limits) -> Result<(), Failure> {
     if length > limits.file {
         let message = format!("it is larger than the {} MiB that are allowed", limits.file >> 20);
         return Err(Failure { reason: Reason::TooLarge, message });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { file: 1 << 40, virtual_size: 1 << 40 };
+
+    /// A file that goes on without end, in pieces of that size that come after this many seconds each.
+    fn trickle(piece: usize, seconds: u64) -> File {
+        let next = move |()| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Ok(Some((Bytes::from(vec![0; piece]), ())))
+        };
+        File::new(None, stream::try_unfold((), next))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_a_byte_now_and_then_is_given_up() {
+        let started = Instant::now();
+        let failure = begun(look_into(&mut trickle(1, 20), DiskFormat::Raw, &LIMITS)).await.err().unwrap();
+        assert_eq!((failure.reason, started.elapsed()), (Reason::DownloadFailed, BEGIN));
+
+        let fed = async |piece, seconds| {
+            let mut file = trickle(piece, seconds);
+            let mut incoming = Incoming { file: &mut file, head: None, header: Header::Raw };
+            let (pieces, mut taken) = mpsc::channel(PIECES);
+            let taker = async { while taken.recv().await.is_some() {} };
+            let progress = Progress::default();
+            let feed = tokio::time::timeout(2 * WINDOW, feed(&mut incoming, &LIMITS, &progress, pieces));
+            tokio::join!(feed, taker).0
+        };
+        let Ok(Err(Ended::Failed(failure))) = fed(1, 20).await else { panic!("it goes on") };
+        assert_eq!(failure.message, "less than 4 MiB came in 10 minutes");
+        assert!(fed(1 << 20, 20).await.is_err(), "what is slow and comes is taken");
+    }
 }

@@ -76,10 +76,11 @@ pub fn receive(
         .child(Element::with_text("allocation", "0"))
         // To libvirt it is bytes: whoever uses it says of what format.
         .child(Element::new("target").child(Element::new("format").attr("type", "raw")));
-    let created = StorageVol::create_xml(&pool, &xml.render(), 0).map_err(|source| error::from(op, &source))?;
+    let failed = |source: virt::error::Error| without_name(error::from(op, &source), name);
+    let created = StorageVol::create_xml(&pool, &xml.render(), 0).map_err(failed)?;
     side_effect();
-    let stream = Stream::new(connect, 0).map_err(|source| error::from(op, &source))?;
-    created.upload(&stream, 0, 0, 0).map_err(|source| error::from(op, &source))?;
+    let stream = Stream::new(connect, 0).map_err(failed)?;
+    created.upload(&stream, 0, 0, 0).map_err(failed)?;
     loop {
         let sent = match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => volume::send(&stream, &bytes),
@@ -91,14 +92,22 @@ pub fn receive(
             }
         };
         if let Err(source) = sent {
-            let failure = error::from(op, &source);
+            let failure = failed(source);
             let _ = stream.abort();
             return Err(failure);
         }
     }
-    stream.finish().map_err(|source| error::from(op, &source))?;
+    stream.finish().map_err(failed)?;
     side_effect();
     Ok(())
+}
+
+/// The error without the name of the volume, which is another on each attempt.
+fn without_name(error: HvError, name: &str) -> HvError {
+    match error.class {
+        Class::PoolFull => HvError::new(Class::PoolFull, error.op, "there is no space left in the storage pool"),
+        _ => HvError { message: error.message.replace(name, "…"), ..error },
+    }
 }
 
 /// Reads a volume, to its end or until nobody listens any more.
@@ -187,6 +196,14 @@ fn backing_name(xml: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_the_same_on_each_attempt() {
+        let said =
+            |class| without_name(HvError::new(class, "write the image", "cannot write /p/once-7: why"), "once-7");
+        assert_eq!(said(Class::Failed).message, "cannot write /p/…: why");
+        assert_eq!(said(Class::PoolFull).message, "there is no space left in the storage pool");
+    }
 
     #[test]
     fn what_a_volume_stands_on() {

@@ -7,6 +7,7 @@ use virt::stream::Stream;
 use virt_sys as sys;
 
 use super::super::super::domain_xml::DiskFormat;
+use super::super::super::images::record;
 use super::super::super::volume_xml::{self, Volume};
 use super::super::{Class, HvError, ImageFacts, Listed};
 use super::error;
@@ -71,7 +72,10 @@ fn ensure(pool: &StoragePool, volume: &Volume) -> Result<StorageVol, HvError> {
     if let Some(found) = error::found(op, pool.lookup_storage_vol_by_name(&volume.name))? {
         return Ok(found);
     }
-    has_room(pool, 0)?;
+    // A record makes an image of what is in the pool already; without it all of that would be fetched again.
+    if !record::is_record(&volume.name) {
+        has_room(pool, 0)?;
+    }
     let xml = volume_xml::render(volume);
     let created = StorageVol::create_xml(pool, &xml, 0).map_err(|source| error::from(op, &source))?;
     side_effect();
