@@ -196,6 +196,20 @@ pub async fn restarting(shared: &Shared) -> Result<()> {
     operation.run(shared).await
 }
 
+pub async fn pausing(shared: &Shared) -> Result<()> {
+    let patch = json!({ "powerState": "Paused" });
+    let operation =
+        Operation { name: "pause", spec: blank(), before: Phase::Running, patch, after: Phase::Paused, starts: 1 };
+    operation.run(shared).await
+}
+
+pub async fn resetting(shared: &Shared) -> Result<()> {
+    let patch = json!({ "requests": { "reset": 1 } });
+    let operation =
+        Operation { name: "reset", spec: blank(), before: Phase::Running, patch, after: Phase::Running, starts: 1 };
+    operation.run(shared).await
+}
+
 pub async fn renewing_the_seed(shared: &Shared) -> Result<()> {
     let keys = json!({ "sshAuthorizedKeys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO3"] });
     let patch = json!({ "requests": { "restart": 1, "reprovision": 1 }, "cloudInit": keys });

@@ -175,6 +175,8 @@ fn main() -> anyhow::Result<()> {
         crash::starting,
         crash::stopping,
         crash::restarting,
+        crash::pausing,
+        crash::resetting,
         crash::renewing_the_seed,
         crash::deleting,
         resize::crash_while_growing,
