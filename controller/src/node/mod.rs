@@ -68,6 +68,7 @@ mod tell;
 mod turns;
 mod volume_xml;
 mod xml;
+mod xml_reader;
 
 pub use args::Args;
 

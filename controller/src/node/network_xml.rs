@@ -18,8 +18,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::snapshot_xml::{attribute, walk};
 use super::xml::Element;
+use super::xml_reader::{attribute, walk};
 
 /// Interfaces on the NAT network.
 pub const NAT_FILTER: Filter = Filter { name: "kvmoor-nat", uuid: "8f3f0f6e-6c0d-4f0b-8a51-1f1f6b8d7c01" };

@@ -9,8 +9,8 @@
 //! Room costs the guest something: data for each CPU that may come, and 64 MiB of bounce buffers that Linux sets aside
 //! as soon as memory may come above 4 GiB, where QEMU puts it. So small guests have no room for memory.
 
-use super::snapshot_xml::{attribute, walk};
 use super::xml::Element;
+use super::xml_reader::{attribute, walk};
 
 /// CPUs that every guest may grow to.
 const FEW_CPUS: u32 = 4;

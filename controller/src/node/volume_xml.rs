@@ -1,8 +1,8 @@
 //! The XML of storage volumes. Pure. Source: <https://libvirt.org/formatstorage.html>.
 
 use super::domain_xml::DiskFormat;
-use super::snapshot_xml::{attribute, walk};
 use super::xml::Element;
+use super::xml_reader::{attribute, walk};
 
 /// A volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]

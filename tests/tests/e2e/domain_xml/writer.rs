@@ -16,3 +16,5 @@ pub mod serial_log;
 pub mod snapshot_xml;
 #[path = "../../../../controller/src/node/xml.rs"]
 pub mod xml;
+#[path = "../../../../controller/src/node/xml_reader.rs"]
+pub mod xml_reader;

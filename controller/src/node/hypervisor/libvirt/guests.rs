@@ -3,7 +3,7 @@
 use kvmoor_crds::{HostFeature, VirtType};
 use virt::connect::Connect;
 
-use super::super::super::snapshot_xml::{attribute, walk};
+use super::super::super::xml_reader::{attribute, walk};
 use super::super::GuestFeatures;
 
 /// The architecture on which CPUs and memory can be plugged in.

@@ -4,7 +4,8 @@
 use virt::domain::Domain as VirtDomain;
 
 use super::super::super::domain_xml::AGENT_CHANNEL;
-use super::super::super::snapshot_xml::{self, DomainDisk, attribute, walk};
+use super::super::super::snapshot_xml::{self, DomainDisk};
+use super::super::super::xml_reader::{attribute, walk};
 use super::super::{Class, HvError};
 use super::error;
 

@@ -2,12 +2,11 @@
 
 use std::collections::HashSet;
 
-use quick_xml::events::Event;
-use quick_xml::{Reader, XmlVersion};
 use virt::connect::Connect;
 use virt::network::Network;
 
 use super::super::super::super::network_xml::{self, Router};
+use super::super::super::super::xml_reader::{attribute, walk};
 use super::super::super::HvError;
 use super::super::error;
 use crate::fault::side_effect;
@@ -109,21 +108,14 @@ pub fn remove_unused(connect: &Connect, prefix: &str) -> Result<(), HvError> {
 
 /// The networks that a domain XML names.
 fn networks_of(xml: &str) -> Vec<String> {
-    let mut reader = Reader::from_str(xml);
     let mut found = Vec::new();
-    loop {
-        match reader.read_event() {
-            Ok(Event::Start(start) | Event::Empty(start)) if start.name().as_ref() == "source" => {
-                if let Ok(Some(network)) = start.try_get_attribute("network")
-                    && let Ok(name) = network.normalized_value(XmlVersion::Implicit1_0)
-                {
-                    found.push(name.into_owned());
-                }
-            }
-            Ok(Event::Eof) | Err(_) => return found,
-            Ok(_) => {}
+    // What cannot be read to its end has named what it has named until there.
+    let _ = walk(xml, |path, start, _| {
+        if let ([.., "source"], Some(start)) = (path, start) {
+            found.extend(attribute(start, "network"));
         }
-    }
+    });
+    found
 }
 
 #[cfg(test)]
