@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use kvmoor_crds::{Image, User};
 use kvmoor_dev::binaries::cache_dir;
@@ -46,7 +46,7 @@ async fn run(shared: &Shared, role: &str) -> Result<()> {
     wait::until("the API server is ready", SOON, || there.get("/api/ready"), |_| true).await?;
     let before = accounts(shared).await?;
     let images: Api<Image> = Api::all(shared.cluster.client().await?);
-    let images_before = names(&images).await?;
+    let images_before = images.list(&ListParams::default()).await?.items;
     let default = shared.admin.get("/api/quota").await?["quota"].clone();
     let outcome = test(shared, &there, role).await;
     // An admin may have set the default quota to anything. What it did not limit, null does not limit.
@@ -61,9 +61,7 @@ async fn run(shared: &Shared, role: &str) -> Result<()> {
     let removals = stream::iter(made).map(|id| remove(shared, id)).buffer_unordered(AT_ONCE).try_collect::<()>();
     let removed = removals.await;
     server.stop(SOON).await;
-    for name in names(&images).await?.difference(&images_before) {
-        images.delete(name, &DeleteParams::default()).await?;
-    }
+    restore(&images, images_before).await?;
     outcome.and(removed)?;
     // Their namespaces go too, which keeps the control plane busy; the next case is not to wait for that.
     let users: Api<User> = Api::all(shared.cluster.client().await?);
@@ -119,8 +117,20 @@ async fn accounts(shared: &Shared) -> Result<BTreeSet<i64>> {
     users.as_array().context("a list")?.iter().map(|user| user["id"].as_i64().context("a number")).collect()
 }
 
-async fn names(images: &Api<Image>) -> Result<BTreeSet<String>> {
-    Ok(images.list_metadata(&ListParams::default()).await?.iter().map(ResourceExt::name_any).collect())
+/// Has the images be those of before: an admin may have made any, and deleted any.
+async fn restore(images: &Api<Image>, before: Vec<Image>) -> Result<()> {
+    let names = |images: &[Image]| images.iter().map(ResourceExt::name_any).collect::<BTreeSet<_>>();
+    let now = images.list(&ListParams::default()).await?.items;
+    for name in names(&now).difference(&names(&before)) {
+        images.delete(name, &DeleteParams::default()).await?;
+    }
+    for image in before.iter().filter(|image| !names(&now).contains(&image.name_any())) {
+        let mut again = Image::new(&image.name_any(), image.spec.clone());
+        again.metadata.labels.clone_from(&image.metadata.labels);
+        again.metadata.annotations.clone_from(&image.metadata.annotations);
+        images.create(&PostParams::default(), &again).await?;
+    }
+    Ok(())
 }
 
 async fn remove(shared: &Shared, id: i64) -> Result<()> {
