@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kvmoor_crds::{Phase, VirtualMachine, conditions, names};
@@ -138,26 +138,39 @@ impl<'a> TestVm<'a> {
 
     /// The guest's answer to GET `path`, once its DHCP address is in status.
     pub async fn http(&self, path: &str) -> Result<String> {
-        let vm = self.get().await?;
-        let address = vm.status.as_ref().and_then(|status| status.addresses.first()).context("no address yet")?;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().build()?;
-        let answer = client.get(format!("http://{}{path}", address.address)).send().await?.error_for_status()?;
+        let answer = client.get(self.url(path).await?).send().await?.error_for_status()?;
         Ok(answer.text().await?.trim().to_owned())
     }
 
     /// Leaves a note in the guest by POST to `path`.
     pub async fn note(&self, path: &str, note: &str) -> Result<()> {
-        let vm = self.get().await?;
-        let address = vm.status.as_ref().and_then(|status| status.addresses.first()).context("no address yet")?;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().build()?;
-        let request = client.post(format!("http://{}{path}", address.address)).body(note.to_owned());
-        request.send().await?.error_for_status()?;
+        client.post(self.url(path).await?).body(note.to_owned()).send().await?.error_for_status()?;
         Ok(())
+    }
+
+    async fn url(&self, path: &str) -> Result<String> {
+        let status = self.get().await?.status.unwrap_or_default();
+        let Some(address) = status.addresses.first() else {
+            bail!("no address yet: {:?}, {:?}, {:#?}", status.phase, status.message, status.conditions);
+        };
+        Ok(format!("http://{}{path}", address.address))
     }
 
     /// Waits until the guest has booted: the host name that it answers.
     pub async fn until_booted(&self) -> Result<String> {
-        wait::until(&format!("{}: the guest answers", self.name), BOOT, || self.http("/"), |_| true).await
+        let answers =
+            wait::until(&format!("{}: the guest answers", self.name), BOOT, || self.http("/"), |_| true).await;
+        answers.with_context(|| format!("on its serial port it said: {}", self.serial_log()))
+    }
+
+    /// The end of what the guest said on its serial port.
+    fn serial_log(&self) -> String {
+        let logs = self.cluster.hosts().iter().filter_map(LibvirtHost::log_dir);
+        let logs = logs.map(|dir| std::fs::read(dir.join(format!("qemu/{}-serial.log", self.domain()))));
+        let said = logs.flatten().map(|log| String::from_utf8_lossy(&log).into_owned()).collect::<String>();
+        said.get(said.len().saturating_sub(2000)..).unwrap_or(&said).to_owned()
     }
 
     /// How often QEMU was started for it, by libvirt's own log of the domain.

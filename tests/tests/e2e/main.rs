@@ -145,6 +145,7 @@ fn main() -> anyhow::Result<()> {
         networks::a_guest_that_pretends_is_not_heard,
         networks::only_bridges_that_are_allowed,
         networks::an_isolated_segment_is_the_namespaces_own,
+        networks::no_address_is_left,
         snapshots::the_old_state_comes_back,
         snapshots::a_guest_that_is_off_is_restored,
         snapshots::errors_are_clear,
@@ -212,9 +213,6 @@ fn main() -> anyhow::Result<()> {
     }
     let shared = Arc::new(runtime.block_on(Shared::start())?);
     let conclusion = libtest_mimic::run(&arguments, trials(&cases, Some((runtime.handle(), &shared))));
-    if conclusion.has_failed() {
-        shared.print_logs();
-    }
     let shared = Arc::into_inner(shared);
     if let Some(shared) = shared {
         runtime.block_on(shared.stop())?;

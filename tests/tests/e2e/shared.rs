@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kvmoor_dev::Cluster;
+use kvmoor_dev::process::Managed;
 use kvmoor_tests::rest::{self, Rest};
 use kvmoor_tests::secrets;
 use tokio::task::JoinHandle;
@@ -68,7 +69,12 @@ impl Shared {
 
     /// Runs a case, then makes sure that all of Kvmoor's processes run for the next one.
     pub async fn run(&self, case: Case) -> Result<()> {
-        let result = tokio::time::timeout(CASE_DEADLINE, case(self)).await.context("the case takes too long")?;
+        let lengths: Vec<usize> = self.logs().map(|(_, log)| log.len()).collect();
+        let result = tokio::time::timeout(CASE_DEADLINE, case(self)).await.context("the case takes too long");
+        let result = result.and_then(|result| result);
+        if result.is_err() {
+            self.print_logs(&lengths);
+        }
         let healed = self.heal().await;
         result.and(healed)
     }
@@ -113,14 +119,21 @@ impl Shared {
         self.anonymous()?.login(name, &password).await
     }
 
-    /// The end of every process' log, for a failed run.
-    pub fn print_logs(&self) {
-        for process in self.cluster.processes() {
+    /// What every process has logged, by its name.
+    fn logs(&self) -> impl Iterator<Item = (String, String)> {
+        let read = |process: &Managed| {
             let log = std::fs::read(process.log()).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
-            eprintln!("---- the end of {}'s log\n{}", process.name(), tail.join("\n"));
+            (process.name().to_owned(), String::from_utf8_lossy(&log).into_owned())
+        };
+        self.cluster.processes().into_iter().map(read)
+    }
+
+    /// The end of what every process has logged beyond these lengths.
+    fn print_logs(&self, lengths: &[usize]) {
+        for ((name, log), length) in self.logs().zip(lengths) {
+            let lines: Vec<&str> = log.get(*length..).unwrap_or(&log).lines().collect();
+            let tail = lines.get(lines.len().saturating_sub(100)..).unwrap_or_default();
+            eprintln!("---- what {name} logged\n{}", tail.join("\n"));
         }
     }
 }
