@@ -24,6 +24,8 @@ pub mod types {
     pub const RESTART_REQUIRED: &str = "RestartRequired";
     /// Node: a disk cannot be read or written, so the guest's CPUs are halted; tried again with growing delays.
     pub const DISK_ERROR: &str = "DiskError";
+    /// Node: the guest has no address, since the DHCP server of its host has none left.
+    pub const ADDRESS_ERROR: &str = "AddressError";
     /// Node: the guest crashed or its kernel panicked, and has not been started again yet.
     pub const GUEST_CRASHED: &str = "GuestCrashed";
     /// Node: the guest agent, which is optional, is connected and answers. Told only once it has been.

@@ -9,6 +9,7 @@ use kvmoor_dev::checkout_root;
 
 /// Words in the code of the controllers that look like reasons and are none: kinds, types of conditions, steps, units.
 const NO_REASONS: &[&str] = &[
+    "AddressError",
     "Admit",
     "Admitted",
     "AttachDisk",

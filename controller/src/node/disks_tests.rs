@@ -228,6 +228,7 @@ impl Model {
             cloned: Default::default(),
             volumes: Vec::new(),
             room: None,
+            addresses: None,
             remembered: Default::default(),
             told: Told::NotAsked,
         }))

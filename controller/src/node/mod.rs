@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+mod address_pool;
 mod advance;
 mod agent;
 mod args;

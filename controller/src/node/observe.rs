@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use kvmoor_crds::names;
 
+use super::address_pool::AddressPool;
 use super::clones::Cloned;
 use super::desired::{Desired, Machine, Origin};
 use super::disks;
@@ -45,6 +46,8 @@ pub struct Facts {
     pub cloned: Cloned,
     /// Volumes of the virtual machine. Looked up only when it is to be gone.
     pub volumes: Vec<String>,
+    /// The addresses that guests are given. Looked up only while a guest has waited for one for long.
+    pub addresses: Option<AddressPool>,
     /// What this process did before.
     pub remembered: Remembered,
     /// What the guest is to be told beyond its spec. Asked only when a seed is to be written.
@@ -86,6 +89,7 @@ async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Reme
         disks: None,
         cloned: Cloned::Unknown,
         volumes: Vec::new(),
+        addresses: None,
         remembered,
         told: Told::NotAsked,
     };
@@ -105,6 +109,9 @@ async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Reme
             (DomainFacts::Ours(domain), _) => {
                 if plan::may_grow(machine, domain) {
                     facts.room = room(hypervisor, uid).await?;
+                }
+                if plan::lacks_address(machine, domain, Timestamp::now()) {
+                    facts.addresses = hypervisor.address_pool().await?;
                 }
                 facts.disks = disk_facts(hypervisor, machine, domain).await;
             }

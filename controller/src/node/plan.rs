@@ -52,6 +52,9 @@ const LONG_RUN: SignedDuration = SignedDuration::from_mins(10);
 /// Bounds of the interval at which a running guest without address is looked at.
 const LEASE_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// A guest that runs for so long without an address may be refused one.
+const ADDRESS_BY: Duration = Duration::from_secs(20);
+
 /// One thing to do: one idempotent call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -353,6 +356,20 @@ fn start(machine: &Machine, facts: &Facts, metadata: &mut Metadata, now: Timesta
     network.into_iter().chain([start, Step::Record(Box::new(metadata.clone()))]).collect()
 }
 
+/// Whether a guest may still ask for its address.
+fn waits_for_address(machine: &Machine, domain: &Domain) -> bool {
+    machine.power == PowerState::Running
+        && machine.nics.iter().any(|nic| nic.network == NetworkType::Nat)
+        && domain.leases.is_empty()
+        && domain.power == Power::Running
+}
+
+/// Whether a guest has had the time to boot and to ask for its address, and has none.
+pub fn lacks_address(machine: &Machine, domain: &Domain, now: Timestamp) -> bool {
+    let running_for = since(from_millis(domain.metadata.started_at.unwrap_or_default()), now);
+    waits_for_address(machine, domain) && running_for >= ADDRESS_BY
+}
+
 /// A plan for a domain that is there, while it is being made.
 struct Draft<'a> {
     machine: &'a Machine,
@@ -514,11 +531,7 @@ impl<'a> Draft<'a> {
         }
         // Last: what fails here keeps nothing else from being done.
         self.plan.steps.extend(grow::steps(self.machine, self.domain, self.facts));
-        let waits_for_address = self.machine.power == PowerState::Running
-            && self.machine.nics.iter().any(|nic| nic.network == NetworkType::Nat)
-            && self.domain.leases.is_empty()
-            && self.domain.power == Power::Running;
-        if waits_for_address {
+        if waits_for_address(self.machine, self.domain) {
             let running_for = since(from_millis(self.metadata.started_at.unwrap_or_default()), self.now);
             self.plan.requeue_after = Some((running_for / 8).clamp(LEASE_EVERY.0, LEASE_EVERY.1));
         }

@@ -348,13 +348,15 @@ fn tell_of_trouble<H>(
     if ready(now).as_deref() == Some(status::CRASH_LOOP) && ready(before) != ready(now) {
         tell(status::CRASH_LOOP, note);
     }
-    let disk_error = |status: &VirtualMachineStatus| {
-        conditions::find(&status.conditions, types::DISK_ERROR)
-            .filter(|condition| condition.status == "True")
-            .map(|condition| condition.message.clone())
-    };
-    if let Some(message) = disk_error(now).filter(|message| disk_error(before).as_ref() != Some(message)) {
-        tell(types::DISK_ERROR, &message);
+    for error in [types::DISK_ERROR, types::ADDRESS_ERROR] {
+        let message = |status: &VirtualMachineStatus| {
+            conditions::find(&status.conditions, error)
+                .filter(|condition| condition.status == "True")
+                .map(|condition| condition.message.clone())
+        };
+        if let Some(news) = message(now).filter(|news| message(before).as_ref() != Some(news)) {
+            tell(error, &news);
+        }
     }
 }
 

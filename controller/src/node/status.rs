@@ -26,12 +26,13 @@ use restart_required::{is_growth, restart_required};
 pub use trouble::{CRASH_LOOP, halt_reason};
 
 /// The condition types that this controller writes.
-const OWNED: [&str; 8] = [
+const OWNED: [&str; 9] = [
     types::READY,
     types::PROVISIONED,
     types::SYNCHRONIZED,
     types::RESTART_REQUIRED,
     types::DISK_ERROR,
+    types::ADDRESS_ERROR,
     types::GUEST_CRASHED,
     types::GUEST_AGENT_CONNECTED,
     types::RELEASED,
@@ -47,7 +48,7 @@ const OF_DISKS: [&str; 7] = [
     disk_steps::UNCONFIRMED,
 ];
 /// Those that are told of only once they have been true.
-const QUIET: [&str; 3] = [types::DISK_ERROR, types::GUEST_CRASHED, types::GUEST_AGENT_CONNECTED];
+const QUIET: [&str; 4] = [types::DISK_ERROR, types::ADDRESS_ERROR, types::GUEST_CRASHED, types::GUEST_AGENT_CONNECTED];
 
 /// The status to be, before it has times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub fn of(
         (Desired::Absent { .. }, _) => deleting(facts, failure),
         (Desired::Present(machine), DomainFacts::Ours(domain)) => {
             let mut report = present(machine, domain, failure, now);
+            report.findings.push(trouble::address(facts.addresses.as_ref()));
             report.findings.extend(guest::agent(domain, &facts.remembered, &previous.conditions));
             report
         }

@@ -182,7 +182,12 @@ pub(super) fn network_xml(network: &NetworkRecord) -> Result<String> {
         ip.with_attribute(("netmask", "255.255.255.0")).write_inner_content(|writer| {
             writer.create_element("dhcp").write_inner_content(|writer| {
                 let range = writer.create_element("range").with_attribute(("start", host(2).as_str()));
-                range.with_attribute(("end", host(254).as_str())).write_empty()?;
+                range.with_attribute(("end", host(254).as_str())).write_inner_content(|writer| {
+                    // A guest that is deleted leaves its address only when the lease ends.
+                    let lease = writer.create_element("lease");
+                    lease.with_attributes([("expiry", "10"), ("unit", "minutes")]).write_empty()?;
+                    Ok(())
+                })?;
                 Ok(())
             })?;
             Ok(())
@@ -203,6 +208,7 @@ mod tests {
         let record = NetworkRecord { bridge: "kvm-1-0".into(), subnet: Ipv4Addr::new(192, 168, 140, 0) };
         let xml = network_xml(&record).unwrap();
         assert!(xml.contains(r#"<bridge name="kvm-1-0" stp="on" delay="0"/>"#), "{xml}");
-        assert!(xml.contains(r#"<range start="192.168.140.2" end="192.168.140.254"/>"#), "{xml}");
+        assert!(xml.contains(r#"<range start="192.168.140.2" end="192.168.140.254">"#), "{xml}");
+        assert!(xml.contains(r#"<lease expiry="10" unit="minutes"/>"#), "{xml}");
     }
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use kvmoor_crds::conditions::types;
-use kvmoor_crds::{Phase, names};
+use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::{Phase, VirtualMachine, names};
+use kvmoor_tests::events::until_warned;
 use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, tiny, with};
 use kvmoor_tests::wait;
 use serde_json::{Value, json};
@@ -262,6 +263,50 @@ pub async fn an_isolated_segment_is_the_namespaces_own(shared: &Shared) -> Resul
     second.remove().await?;
     shared.drop_namespace(&one).await?;
     shared.drop_namespace(&two).await
+}
+
+fn is_so(vm: &VirtualMachine, type_: &str) -> bool {
+    vm.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, type_))
+}
+
+pub async fn no_address_is_left(shared: &Shared) -> Result<()> {
+    let namespace = shared.namespace("no-address").await?;
+    let virsh = shared.cluster.host(0)?.virsh();
+    let first = TestVm::create(&shared.cluster, &namespace, "first", tiny()).await?;
+    first.until_booted().await?;
+    let status = first.get().await?.status.context("a status")?;
+    let address = status.addresses.first().context("an address")?.address.clone();
+    // The one address that the network has left is the first guest's.
+    let xml = virsh.run(&["net-dumpxml", "default"]).await?;
+    let (_, range) = xml.split_once("<range").context("a range")?;
+    let (range, _) = range.split_once("</range>").context("the end of the range")?;
+    let range = format!("<range{range}</range>");
+    let only = format!("<range start='{address}' end='{address}'/>");
+    let update = async |command: &str, range: &str| {
+        virsh.run(&["net-update", "default", command, "ip-dhcp-range", range, "--live"]).await.map(drop)
+    };
+    update("delete", &range).await?;
+    update("add-last", &only).await?;
+    let second = TestVm::create(&shared.cluster, &namespace, "second", tiny()).await;
+    let told = async {
+        let second = second.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let is_told = |vm: &VirtualMachine| is_so(vm, types::ADDRESS_ERROR);
+        let vm = second.until("has no address, and says why", BOOT, is_told).await?;
+        ensure!(is_so(&vm, types::READY), "it runs: {:?}", vm.status);
+        second.until_condition(types::ADDRESS_ERROR, "True", "AddressesExhausted").await?;
+        until_warned(&shared.cluster, &namespace, second.uid(), types::ADDRESS_ERROR).await
+    };
+    let told = told.await;
+    update("delete", &only).await?;
+    update("add-last", &range).await?;
+    let note = told?;
+    ensure!(note.contains("network default has given away all of its 1"), "{note}");
+    let second = second?;
+    ensure!(second.until_booted().await? == "second", "it asks again");
+    second.until_condition(types::ADDRESS_ERROR, "False", "NoError").await?;
+    first.remove().await?;
+    second.remove().await?;
+    shared.drop_namespace(&namespace).await
 }
 
 /// The process ends after each side effect of removing a segment that no guest is on any more.

@@ -7,6 +7,7 @@ use std::future::Future;
 
 use kvmoor_crds::{HostFeature, VirtType};
 
+use super::address_pool::AddressPool;
 use super::domain_xml::{Disk, DomainConfig};
 use super::guest_agent::GuestReport;
 use super::images::record::Content;
@@ -202,6 +203,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn volumes(&self, prefix: &str) -> impl Future<Output = Result<Vec<Listed>, HvError>> + Send;
     /// All domains whose name starts so.
     fn domains(&self, prefix: &str) -> impl Future<Output = Result<Vec<Listed>, HvError>> + Send;
+
+    /// The addresses of the DHCP server of the NAT network; `None` where there is no such server, or no such network.
+    fn address_pool(&self) -> impl Future<Output = Result<Option<AddressPool>, HvError>> + Send;
 
     /// Creates a volume where there is none of its name.
     fn create_volume(&self, volume: Volume) -> impl Future<Output = Result<(), HvError>> + Send;

@@ -29,6 +29,7 @@ fn facts(domain: DomainFacts, cloned: Cloned, disks: Option<DiskFacts>) -> Obser
         disks,
         cloned,
         volumes: Vec::new(),
+        addresses: None,
         remembered: Default::default(),
         told: Told::Data(Default::default()),
     }))

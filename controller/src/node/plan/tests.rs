@@ -129,6 +129,7 @@ fn told(domain: DomainFacts, told: Told) -> Observed {
         disks: None,
         cloned: Default::default(),
         volumes: Vec::new(),
+        addresses: None,
         remembered: Remembered::default(),
         told,
     };
@@ -448,6 +449,21 @@ fn looks_for_an_address_until_there_is_one() {
 }
 
 #[test]
+fn a_guest_lacks_an_address_when_it_had_the_time_to_ask() {
+    let lacks = |power, leased: bool, network, millis| {
+        let machine = Machine { nics: vec![Interface { network, ..nat("52:54:00:00:00:01") }], ..machine() };
+        let DomainFacts::Ours(mut domain) = domain(power, started(&machine)) else { panic!() };
+        domain.leases.retain(|_| leased);
+        lacks_address(&machine, &domain, at(millis))
+    };
+    assert!(!lacks(Power::Running, false, NetworkType::Nat, 19_000));
+    assert!(lacks(Power::Running, false, NetworkType::Nat, 20_000));
+    assert!(!lacks(Power::Running, true, NetworkType::Nat, 20_000));
+    assert!(!lacks(Power::Paused, false, NetworkType::Nat, 20_000));
+    assert!(!lacks(Power::Running, false, NetworkType::Isolated, 20_000));
+}
+
+#[test]
 fn removal_takes_the_domain_last() {
     let mut observed = observed(domain(Power::Running, started(&machine())));
     let Observed::Complete(facts) = &mut observed else { panic!() };
@@ -583,6 +599,7 @@ impl World {
             disks: None,
             cloned: Default::default(),
             volumes,
+            addresses: None,
             remembered: Remembered { pressed_at: self.pressed_at, ..Remembered::default() },
             told,
         };

@@ -1,5 +1,6 @@
 use kvmoor_crds::{Firmware, GuestOsInfo, RestartPolicy, VirtType};
 
+use super::super::address_pool::AddressPool;
 use super::super::desired::{Identity, Interface, Root};
 use super::super::guest_agent::{Guest, GuestReport};
 use super::super::guest_data::Told;
@@ -87,6 +88,7 @@ fn complete(domain: DomainFacts) -> Observed {
         disks: None,
         cloned: Default::default(),
         volumes: Vec::new(),
+        addresses: None,
         remembered: Remembered::default(),
         told: Told::NotAsked,
     };
@@ -296,6 +298,24 @@ fn the_guest_agent_is_told_of_once_it_was_there() {
     for status in [none, there, gone, silent, frozen] {
         assert_eq!(condition(&status, types::READY).0, "True", "a guest without one is as ready");
     }
+}
+
+#[test]
+fn that_no_address_is_left_is_told_until_it_is_over() {
+    let desired = Desired::Present(Box::new(machine(PowerState::Running)));
+    let next = |left: Option<u64>, previous: &VirtualMachineStatus| {
+        let Observed::Complete(mut facts) = complete(on(Vec::new(), false)) else { panic!() };
+        facts.addresses = left.map(|left| AddressPool { network: "n".into(), size: 253, left });
+        of(&desired, &Observed::Complete(facts), None, previous, Some(3), now())
+    };
+    let none = next(Some(1), &VirtualMachineStatus::default());
+    assert_eq!(conditions::find(&none.conditions, types::ADDRESS_ERROR), None);
+    let full = next(Some(0), &none);
+    assert_eq!(condition(&full, types::ADDRESS_ERROR), ("True", "AddressesExhausted"));
+    let message = &conditions::find(&full.conditions, types::ADDRESS_ERROR).unwrap().message;
+    assert!(message.contains("network n has given away all of its 253"), "{message}");
+    assert_eq!(condition(&full, types::READY).0, "True", "it runs as it was asked");
+    assert_eq!(condition(&next(None, &full), types::ADDRESS_ERROR), ("False", "NoError"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use kvmoor_crds::conditions::{Finding, types};
 
+use super::super::address_pool::AddressPool;
 use super::super::desired::Machine;
 use super::super::hypervisor::{DiskTrouble, Domain, Power};
 use super::super::metadata::Halt;
@@ -40,6 +41,22 @@ pub fn findings(domain: &Domain) -> [Finding; 2] {
         Some(Halt::Guest) | None => Finding::new(types::GUEST_CRASHED, false, "NotCrashed", ""),
     };
     [disk, crash]
+}
+
+/// The condition of a guest that is refused an address; `pool` is none unless it has waited for one for long.
+pub fn address(pool: Option<&AddressPool>) -> Finding {
+    match pool {
+        Some(AddressPool { network, size, left: 0 }) => Finding::new(
+            types::ADDRESS_ERROR,
+            true,
+            "AddressesExhausted",
+            format!(
+                "The guest has no address, since the DHCP server of the host's network {network} has given away all of \
+                 its {size}. Make its range larger or its leases shorter; the guest gets one when another's lease ends."
+            ),
+        ),
+        _ => Finding::new(types::ADDRESS_ERROR, false, "NoError", ""),
+    }
 }
 
 /// The reason of an Event about a guest that went off by itself.

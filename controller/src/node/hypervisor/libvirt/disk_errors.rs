@@ -2,14 +2,11 @@
 
 use std::ffi::{CStr, c_int, c_uint, c_void};
 
+use nix::libc::free;
 use virt::domain::Domain as VirtDomain;
 use virt_sys as sys;
 
 use super::super::DiskTrouble;
-
-unsafe extern "C" {
-    fn free(pointer: *mut c_void);
-}
 
 /// Asks. Not to be told is not worth failing for: that there was an error is known.
 pub fn look(domain: &VirtDomain) -> DiskTrouble {

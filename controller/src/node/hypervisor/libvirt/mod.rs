@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 
+use super::super::address_pool::AddressPool;
 use super::super::args::VirtSetting;
 use super::super::domain_xml::{Disk, DomainConfig};
 use super::super::guest_agent::GuestReport;
@@ -37,6 +38,7 @@ mod guest;
 mod guests;
 mod host;
 mod image;
+mod leases;
 mod live;
 mod measure;
 mod resize;
@@ -292,6 +294,11 @@ impl Hypervisor for Libvirt {
     async fn domains(&self, prefix: &str) -> Result<Vec<Listed>, HvError> {
         let prefix = prefix.to_owned();
         self.call("list the domains", READ, move |connect| domain::list(connect, &prefix)).await
+    }
+
+    async fn address_pool(&self) -> Result<Option<AddressPool>, HvError> {
+        let network = self.settings.network.clone();
+        self.call("look up the leases", READ, move |connect| host::network::address_pool(connect, &network)).await
     }
 
     async fn create_volume(&self, volume: Volume) -> Result<(), HvError> {

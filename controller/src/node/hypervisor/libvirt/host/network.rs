@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use virt::connect::Connect;
 use virt::network::Network;
 
+use super::super::super::super::address_pool::AddressPool;
 use super::super::super::super::network_xml::{self, Router};
 use super::super::super::super::xml_reader::{attribute, walk};
 use super::super::super::HvError;
-use super::super::error;
+use super::super::{error, leases};
 use crate::fault::side_effect;
 
 /// Defines the filters that interfaces name, for the NAT network of that name. One that is as it should be is left alone
@@ -43,6 +44,13 @@ fn routers(connect: &Connect, name: &str) -> Result<Vec<Router>, HvError> {
     let Some(network) = find(connect, name)? else { return Ok(Vec::new()) };
     let xml = network.xml_desc(0).map_err(|source| error::from("read the network", &source))?;
     Ok(network_xml::routers(&xml))
+}
+
+/// What the DHCP server of the network of that name has left.
+pub fn address_pool(connect: &Connect, name: &str) -> Result<Option<AddressPool>, HvError> {
+    let Some(network) = find(connect, name)? else { return Ok(None) };
+    let xml = network.xml_desc(0).map_err(|source| error::from("read the network", &source))?;
+    Ok(AddressPool::of(name, &xml, &leases::all(&network)?))
 }
 
 /// Makes an isolated network unless it is there, and starts it unless it runs.
