@@ -2,8 +2,8 @@
 //!
 //! One file a kind. Beside the types stand what every writer and reader of them must agree on: the names that
 //! derive from an object ([`names`]), the conditions ([`conditions`]), the reading of quantities ([`quantity`]), what
-//! an action on the power asks of a spec ([`power`]), what the API server and the node controllers say to each other ([`agent`]), and what the cluster controller hands to
-//! them ([`guest_data`]).
+//! an action on the power asks of a spec ([`power`]), what a clone is like ([`clone`]), what the API server and the node
+//! controllers say to each other ([`agent`]), and what the cluster controller hands to them ([`guest_data`]).
 //! The binary `crdgen` writes the CustomResourceDefinitions from these types; a test compares what is checked in.
 
 // The repetitions are those of `printcolumn(type_ = …)`, which clippy takes for one attribute.
@@ -12,6 +12,7 @@
 pub mod agent;
 mod class;
 pub mod client;
+pub mod clone;
 pub mod conditions;
 pub mod guest_data;
 mod host;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use kvmoor_crds::quantity::{self, MIB};
 use kvmoor_crds::{
-    CloneSource, Phase, RootDisk, SnapshotPhase, VirtualMachine, VirtualMachineSnapshot, VirtualMachineSpec,
+    CloneSource, RootDisk, SnapshotPhase, VirtualMachine, VirtualMachineSnapshot, VirtualMachineSpec, clone,
 };
 
 use super::create::{NewVm, Size};
@@ -48,31 +48,14 @@ pub struct NewClone {
 impl CloneOf {
     /// The spec of a clone, from what was asked for.
     pub fn complete(&self, asked: VirtualMachineSpec) -> VirtualMachineSpec {
-        let source = &self.source.spec;
-        let clone_of = CloneSource { vm_name: self.source.name_any(), snapshot_name: self.snapshot.clone() };
-        VirtualMachineSpec {
-            source: Some(clone_of),
-            os_type: source.os_type.clone(),
-            disk: asked.disk.or_else(|| source.disk.clone()),
-            disks: source.disks.clone(),
-            networks: source.networks.clone(),
-            firmware: source.firmware,
-            tpm: source.tpm,
-            restart_policy: source.restart_policy,
-            termination_grace_period_seconds: source.termination_grace_period_seconds,
-            ..asked
-        }
+        let of = CloneSource { vm_name: self.source.name_any(), snapshot_name: self.snapshot.clone() };
+        clone::complete(of, &self.source.spec, asked)
     }
 }
 
 /// The virtual machine to make, if it can be a clone of `source` now.
 pub async fn prepare(app: &App, source: &Arc<VirtualMachine>, new: NewClone) -> Result<NewVm, ApiError> {
-    let phase = source.status.as_ref().and_then(|status| status.phase).unwrap_or(Phase::Pending);
-    if phase != Phase::Stopped {
-        let message =
-            format!("VM is {}: stop it first, a clone is made of what its disks hold while it is off", phase.as_str());
-        return Err(ApiError::Conflict(message));
-    }
+    clone::check(source).map_err(|error| ApiError::Conflict(error.to_string()))?;
     let snapshot = match new.snapshot_id {
         None => None,
         Some(id) => Some(snapshot(app, source, id).await?),
@@ -139,27 +122,6 @@ mod tests {
             "apiVersion": "kvmoor.dev/v1alpha1", "kind": "VirtualMachine", "metadata": { "name": "web-1" }, "spec": spec,
         });
         Arc::new(serde_json::from_value(object).unwrap())
-    }
-
-    #[test]
-    fn a_clone_is_what_its_source_is_but_for_its_name_power_and_requests() {
-        let source = source(json!({
-            "displayName": "Web", "cpu": 2, "memory": "1Gi", "osType": "tiny", "disk": { "size": "2Gi" }, "tpm": true,
-            "disks": [{ "name": "data", "size": "1Gi" }], "networks": [{ "name": "lan", "type": "Isolated" }],
-            "firmware": "Uefi", "restartPolicy": "Never", "terminationGracePeriodSeconds": 7, "nodeName": "n1",
-            "requests": { "restart": 3 }, "nodeSelector": { "a": "b" }, "powerState": "Stopped",
-        }));
-        let asked = json!({ "displayName": "Copy", "cpu": 1, "memory": "512Mi" });
-        let clone_of = CloneOf { source, snapshot: Some("before".into()) };
-        let spec = serde_json::to_value(clone_of.complete(serde_json::from_value(asked).unwrap())).unwrap();
-        let expected = json!({
-            "displayName": "Copy", "cpu": 1, "memory": "512Mi", "osType": "tiny", "disk": { "size": "2Gi" }, "tpm": true,
-            "disks": [{ "name": "data", "size": "1Gi" }], "networks": [{ "name": "lan", "type": "Isolated" }],
-            "firmware": "Uefi", "restartPolicy": "Never", "terminationGracePeriodSeconds": 7, "powerState": "Running",
-            "requests": { "restart": 0, "reset": 0, "powerOff": 0, "reprovision": 0 },
-            "source": { "vmName": "web-1", "snapshotName": "before" },
-        });
-        assert_eq!(spec, expected);
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Command {
     Snapshot(SnapshotArgs),
     /// Bring a virtual machine back to a snapshot.
     Restore(RestoreArgs),
+    /// Make a virtual machine whose disks begin as copies of those of one that is off.
+    Clone(CloneArgs),
     /// Open a local port for a VNC viewer.
     Vnc {
         /// Name of the virtual machine.
@@ -116,6 +118,27 @@ pub struct SnapshotArgs {
 pub struct RestoreArgs {
     /// Name of the snapshot.
     pub snapshot: String,
+    /// How long to wait.
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// A clone to make.
+#[derive(Debug, Args)]
+pub struct CloneArgs {
+    /// Name of the virtual machine to copy.
+    pub vm: String,
+    /// Name of the clone.
+    pub name: String,
+    /// One of its snapshots: the disks are as they were then.
+    #[arg(long)]
+    pub snapshot: Option<String>,
+    /// The clone's size, instead of its source's: a VirtualMachineClass.
+    #[arg(long)]
+    pub class: Option<String>,
+    /// Do not start it.
+    #[arg(long)]
+    pub stopped: bool,
     /// How long to wait.
     #[command(flatten)]
     pub wait: Wait,

@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 
 mod args;
+mod clone;
 mod cluster;
 mod console;
 mod display;
@@ -45,6 +46,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Pause(target) => power::run(&namespace, PowerAction::Pause, &target).await?,
         Command::Snapshot(args) => snapshot::take(&namespace, &args).await?,
         Command::Restore(args) => snapshot::restore(&namespace, &args).await?,
+        Command::Clone(args) => clone::run(&namespace, &args).await?,
         Command::SshAddress { vm } => println!("{}", cluster::ssh_address(&namespace.vm(&vm).await?)?),
         Command::Vnc { vm, listen, server } => display::run(&namespace.vm(&vm).await?, listen, &server).await?,
         Command::Console { vm, server } => match console::run(&namespace.vm(&vm).await?, &server).await? {},

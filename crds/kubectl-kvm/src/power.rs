@@ -36,7 +36,7 @@ pub async fn run(namespace: &Namespace, action: PowerAction, target: &Target) ->
 }
 
 /// Whether the host has done what the spec of `generation` asks for.
-fn judge(vm: &VirtualMachine, generation: i64) -> Progress {
+pub fn judge(vm: &VirtualMachine, generation: i64) -> Progress {
     let Some(status) = &vm.status else { return Progress::Pending("nothing is known of it yet".to_owned()) };
     let message = status.message.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or(Phase::Pending);

@@ -90,6 +90,7 @@ pub async fn every_word_of_the_plugin(shared: &Shared) -> Result<()> {
         ensure!(status.as_ref().and_then(|status| status.phase) == Some(phase), "{phase:?}: {status:?}");
         anyhow::Ok(())
     };
+    fails(shared, &["clone", "web", "copy"], "VM is Running: stop it first").await?;
     let address = ok(shared, &["ssh-address", "web"]).await?;
     ensure!(address.trim().parse::<std::net::IpAddr>().is_ok(), "{address:?}");
 
@@ -140,6 +141,17 @@ pub async fn every_word_of_the_plugin(shared: &Shared) -> Result<()> {
     fails(shared, &["ssh-address", "web"], "no address").await?;
     fails(shared, &["start", "none-such"], "there is no virtual machine none-such").await?;
     fails(shared, &["restore", "none-such"], "there is no snapshot none-such").await?;
+
+    fails(shared, &["clone", "web", "copy", "--snapshot", "none-such"], "there is no snapshot none-such").await?;
+    fails(shared, &["clone", "none-such", "copy"], "there is no virtual machine none-such").await?;
+    let cloned = ok(shared, &["clone", "web", "copy", "--snapshot", "before", "--class", "small"]).await?;
+    ensure!(cloned.contains("copy running"), "{cloned}");
+    let copy = TestVm::existing(&shared.cluster, &namespace, "copy").await?;
+    ensure!(copy.until_booted().await? == "copy", "a guest of its own");
+    ensure!(copy.get().await?.spec.class_name.as_deref() == Some("small"), "with the size of the class");
+    ensure!(ok(shared, &["clone", "web", "spare", "--stopped"]).await?.contains("spare stopped"));
+    copy.remove().await?;
+    TestVm::existing(&shared.cluster, &namespace, "spare").await?.remove().await?;
     vm.remove().await?;
     shared.drop_namespace(&namespace).await
 }
