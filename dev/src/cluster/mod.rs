@@ -200,7 +200,7 @@ impl Cluster {
         self.wait_ready_since(since).await
     }
 
-    /// Waits until the API server answers and all controllers live.
+    /// Waits until the API server serves, the cluster controller leads and all node controllers live.
     ///
     /// # Errors
     /// When one has ended by itself or is not ready in time.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use tokio::{sync::Notify, time::timeout};
 
@@ -31,13 +32,14 @@ pub struct Managed {
 struct State {
     spec: Spec,
     running: Option<Running>,
+    started_at: Option<Timestamp>,
     wanted: bool,
 }
 
 impl Managed {
     /// A program that is not started yet.
     pub(crate) fn new(spec: Spec, recorder: Arc<Recorder>) -> Self {
-        let state = Mutex::new(State { spec, running: None, wanted: false });
+        let state = Mutex::new(State { spec, running: None, started_at: None, wanted: false });
         Self { state, recorder, started: Notify::new() }
     }
 
@@ -97,10 +99,12 @@ impl Managed {
         if state.running.as_ref().is_some_and(|running| running.exit_status().is_none()) {
             bail!("{} runs already", state.spec.name);
         }
+        let started_at = Timestamp::now();
         let running = Running::spawn(&state.spec)
             .with_context(|| format!("start {} ({})", state.spec.name, state.spec.program.display()))?;
         self.recorder.process(&state.spec.name, running.id())?;
         state.running = Some(running);
+        state.started_at = Some(started_at);
         state.wanted = true;
         drop(state);
         self.started.notify_waiters();
@@ -174,6 +178,11 @@ impl Managed {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
+    }
+
+    /// When it was last started: what is older than that, an earlier process has done.
+    pub(crate) fn started_at(&self) -> Option<Timestamp> {
+        self.state().started_at
     }
 
     /// Whether it ran until it was told to end, or still does.
