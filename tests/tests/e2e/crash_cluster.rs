@@ -30,6 +30,9 @@ pub async fn the_api_server_before_a_refusal(shared: &Shared) -> Result<()> {
         shared.admin.ok(Method::PUT, "/api/quota", Some(limits)).await.map(drop)
     };
     set(0).await?;
+    let namespace = account["namespace"].as_str().context("a namespace")?;
+    let vms: Api<VirtualMachine> = Api::namespaced(shared.cluster.client().await?, namespace);
+    let list = || async { Ok(vms.list(&ListParams::default()).await?.items) };
     let (server, controller) = (shared.cluster.api_server()?, shared.cluster.cluster_controller()?);
     controller.stop(SOON).await;
     let body = json!({ "name": "orphan", "cpu": 1, "memory": 32 });
@@ -37,9 +40,6 @@ pub async fn the_api_server_before_a_refusal(shared: &Shared) -> Result<()> {
         let user = user.clone();
         async move { user.call(Method::POST, "/api/vms", Some(body)).await }
     });
-    let namespace = account["namespace"].as_str().context("a namespace")?;
-    let vms: Api<VirtualMachine> = Api::namespaced(shared.cluster.client().await?, namespace);
-    let list = || async { Ok(vms.list(&ListParams::default()).await?.items) };
     wait::until("it is written", SOON, list, |vms| vms.len() == 1).await?;
     server.kill().await;
     ensure!(request.await?.is_err(), "the caller has no answer");
@@ -60,7 +60,8 @@ pub async fn the_api_server_before_a_refusal(shared: &Shared) -> Result<()> {
     };
     wait::always("it stays refused", Duration::from_secs(3), never_admitted).await?;
     wait::until("it is gone", LEFT_BEHIND, list, Vec::is_empty).await?;
-    ensure!(user.get("/api/vms").await? == json!([]), "and over REST too");
+    // The API server hears of it a moment later than the Kubernetes API.
+    wait::until("and over REST too", SOON, || user.get("/api/vms"), |vms| *vms == json!([])).await?;
     let path = format!("/api/admin/users/{}?force=true", account["id"]);
     shared.admin.ok(Method::DELETE, &path, None).await?;
     Ok(())

@@ -119,7 +119,8 @@ pub async fn who_may_open_it_and_how_it_ends(shared: &Shared) -> Result<()> {
     vm.until_phase(Phase::Stopped).await?;
     refused(shared, &path, &[], 409).await?;
     vm.remove().await?;
-    refused(shared, &path, &[], 404).await?;
+    // The API server hears of it a moment later than the Kubernetes API.
+    wait::until("it is not there", SOON, || refused(shared, &path, &[], 404), |()| true).await?;
     shared.drop_namespace(&namespace).await
 }
 

@@ -33,11 +33,11 @@ impl Files {
     }
 }
 
-/// Whoever trusts that certificate alone gets an answer.
-async fn health(url: &str, trusted: &str) -> Result<serde_json::Value> {
+/// Whoever trusts that certificate alone gets an answer: whether requests are served.
+async fn ready(url: &str, trusted: &str) -> Result<serde_json::Value> {
     let trusted = Certificate::from_pem(trusted.as_bytes())?;
     let client = reqwest::Client::builder().tls_certs_only([trusted]).timeout(Duration::from_secs(5)).build()?;
-    Ok(client.get(format!("{url}/api/health")).send().await?.error_for_status()?.json().await?)
+    Ok(client.get(format!("{url}/api/ready")).send().await?.error_for_status()?.json().await?)
 }
 
 pub async fn https_websockets_and_a_renewal(shared: &Shared) -> Result<()> {
@@ -49,8 +49,8 @@ pub async fn https_websockets_and_a_renewal(shared: &Shared) -> Result<()> {
     server.set_env("KVMOOR_TLS_KEY", files.key.to_str());
     server.start()?;
     let secure = url.replacen("http:", "https:", 1);
-    let healthy = |answer: &serde_json::Value| answer["status"] == "ok";
-    wait::until("HTTPS is served", SOON, || health(&secure, &first), healthy).await?;
+    let is_ready = |answer: &serde_json::Value| answer["status"] == "ok";
+    wait::until("HTTPS is served", SOON, || ready(&secure, &first), is_ready).await?;
     ensure!(reqwest::get(format!("{url}/api/health")).await.is_err(), "and nothing else");
 
     // A WebSocket by TLS.
@@ -67,8 +67,8 @@ pub async fn https_websockets_and_a_renewal(shared: &Shared) -> Result<()> {
     ensure!(frame.to_text()?.starts_with(r#"{"type":"vm_list""#), "{frame}");
 
     let second = files.renew()?;
-    wait::until("the new certificate is served", SOON, || health(&secure, &second), healthy).await?;
-    ensure!(health(&secure, &first).await.is_err(), "the old one is not");
+    wait::until("the new certificate is served", SOON, || ready(&secure, &second), is_ready).await?;
+    ensure!(ready(&secure, &first).await.is_err(), "the old one is not");
     server.stop(SOON).await;
     Ok(())
 }
