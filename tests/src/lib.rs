@@ -7,6 +7,7 @@ pub mod helm;
 pub mod metrics;
 pub mod mounts;
 pub mod picture;
+pub mod pool;
 pub mod rest;
 pub mod rfb;
 pub mod secrets;

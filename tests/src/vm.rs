@@ -12,7 +12,7 @@ use kvmoor_dev::libvirt_host::LibvirtHost;
 use kvmoor_dev::process::ProcessId;
 use serde_json::{Value, json};
 
-use crate::wait;
+use crate::{pool, wait};
 
 /// Longer than anything without a booting guest should take on a loaded machine.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -36,6 +36,11 @@ pub fn blank() -> Value {
 /// The spec of a small virtual machine with the image `tiny`.
 pub fn tiny() -> Value {
     json!({ "cpu": 1, "memory": "96Mi", "osType": "tiny", "disk": { "size": "1Gi" } })
+}
+
+/// The spec of a virtual machine that no host may take.
+pub fn homeless() -> Value {
+    with(blank(), json!({ "nodeSelector": { "rack": "nowhere" } }))
 }
 
 /// `spec` with the fields of `change`.
@@ -124,6 +129,17 @@ impl<'a> TestVm<'a> {
         found(&vm).context("just seen")
     }
 
+    /// Waits until it is placed nowhere for that reason. The cluster controller hears of what happens to a host a moment
+    /// later than the Kubernetes API, and places on that host until then.
+    pub async fn until_unschedulable(&self, why: &str) -> Result<()> {
+        let is_said = |vm: &VirtualMachine| {
+            let conditions = vm.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+            conditions::find(conditions, conditions::types::SCHEDULED)
+                .is_some_and(|scheduled| scheduled.status == "False" && scheduled.message.contains(why))
+        };
+        self.until(&format!("is placed nowhere: {why}"), SOON, is_said).await.map(drop)
+    }
+
     /// The host that it is bound to.
     pub async fn host(&self) -> Result<&'a LibvirtHost> {
         let node = self.get().await?.spec.node_name.context("not bound to a host")?;
@@ -160,8 +176,13 @@ impl<'a> TestVm<'a> {
 
     /// Waits until the guest has booted: the host name that it answers.
     pub async fn until_booted(&self) -> Result<String> {
-        let answers =
-            wait::until(&format!("{}: the guest answers", self.name), BOOT, || self.http("/"), |_| true).await;
+        self.until_booted_within(BOOT).await
+    }
+
+    /// The same of a guest that takes longer than most.
+    pub async fn until_booted_within(&self, deadline: Duration) -> Result<String> {
+        let what = format!("{}: the guest answers", self.name);
+        let answers = wait::until(&what, deadline, || self.http("/"), |_| true).await;
         answers.with_context(|| format!("on its serial port it said: {}", self.serial_log()))
     }
 
@@ -200,8 +221,7 @@ impl<'a> TestVm<'a> {
         let prefix = names::volume_prefix(&self.uid);
         let mut found = BTreeSet::new();
         for host in self.cluster.hosts() {
-            host.virsh().run(&["pool-refresh", "default"]).await?;
-            found.extend(host.virsh().volumes("default").await?.into_iter().filter(|name| name.starts_with(&prefix)));
+            found.extend(pool::volumes(&host.virsh()).await?.into_iter().filter(|name| name.starts_with(&prefix)));
         }
         Ok(found)
     }
@@ -210,6 +230,11 @@ impl<'a> TestVm<'a> {
     pub async fn delete(&self) -> Result<()> {
         self.api.delete(&self.name, &DeleteParams::default()).await?;
         Ok(())
+    }
+
+    /// Whether the object is gone.
+    pub async fn is_gone(&self) -> Result<bool> {
+        Ok(self.api.get_opt(&self.name).await?.is_none())
     }
 
     /// Waits until the object is gone, and checks that libvirt has nothing left of it.

@@ -8,9 +8,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Host, Image, Phase};
 use kvmoor_tests::events::until_warned;
-use kvmoor_tests::mounts;
-use kvmoor_tests::vm::{SOON, TestVm, blank, with};
-use kvmoor_tests::wait;
+use kvmoor_tests::vm::{SOON, TestVm, blank, homeless, with};
+use kvmoor_tests::{mounts, pool, wait};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -65,15 +64,13 @@ pub async fn names_that_bite(shared: &Shared) -> Result<()> {
 
 pub async fn no_host_fits(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("no-host").await?;
-    let selected = with(blank(), json!({ "nodeSelector": { "rack": "nowhere" } }));
-    let vm = TestVm::create(&shared.cluster, &namespace, "selected", selected).await?;
-    let message = vm.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
+    let selected = TestVm::create(&shared.cluster, &namespace, "selected", homeless()).await?;
+    let message = selected.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
     ensure!(message.contains("0/1"), "it counts the hosts: {message}");
-    let warning = until_warned(&shared.cluster, &namespace, vm.uid(), "Unschedulable").await?;
+    let warning = until_warned(&shared.cluster, &namespace, selected.uid(), "Unschedulable").await?;
     ensure!(warning == message, "{warning}");
-    let phase = vm.get().await?.status.and_then(|status| status.phase);
+    let phase = selected.get().await?.status.and_then(|status| status.phase);
     ensure!(phase == Some(Phase::Pending), "Pending, not {phase:?}");
-    vm.remove().await?;
     // Larger than the host, within the quota of 40 GiB.
     let vm = TestVm::create(&shared.cluster, &namespace, "large", with(blank(), json!({ "memory": "39Gi" }))).await?;
     let message = vm.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
@@ -87,12 +84,14 @@ pub async fn no_host_fits(shared: &Shared) -> Result<()> {
         hosts.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
     };
     set(true).await?;
+    selected.until_unschedulable("1 cordoned").await?;
     let vm = TestVm::create(&shared.cluster, &namespace, "kept-away", blank()).await?;
     vm.until_condition(types::SCHEDULED, "False", "Unschedulable").await?;
     ensure!(vm.domains().await?.is_empty() && vm.volumes().await?.is_empty(), "nothing in libvirt");
     set(false).await?;
     vm.until_phase(Phase::Running).await?;
     vm.remove().await?;
+    selected.remove().await?;
     shared.drop_namespace(&namespace).await
 }
 
@@ -134,7 +133,7 @@ pub async fn the_pool_is_full(shared: &Shared) -> Result<()> {
     ensure!(message.contains("pool"), "it says where: {message}");
     ensure!(vm.domains().await?.is_empty(), "no domain");
     full.unmount().await?;
-    host.virsh().run(&["pool-refresh", "default"]).await?;
+    pool::refresh(&host.virsh()).await?;
     // There is room again: it starts by itself, by the retry of its back-off.
     vm.until("is Running", Duration::from_secs(60), |vm| kvmoor_tests::vm::in_phase(vm, Phase::Running)).await?;
     vm.remove().await?;
@@ -162,8 +161,10 @@ impl FullPool {
         Ok(full)
     }
 
+    /// It is busy while somebody still tries to write there.
     pub async fn unmount(&self) -> Result<()> {
-        self.enter(&["umount", &self.target]).await
+        let unmount = || async { self.enter(&["umount", &self.target]).await };
+        wait::until("the full pool goes", SOON, unmount, |()| true).await
     }
 
     async fn enter(&self, command: &[&str]) -> Result<()> {

@@ -11,7 +11,7 @@ use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Host, Image, Phase};
 use kvmoor_tests::files::{Files, Serve};
 use kvmoor_tests::vm::{SOON, TestVm, blank, in_phase, tiny, with};
-use kvmoor_tests::wait;
+use kvmoor_tests::{pool, wait};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -65,10 +65,9 @@ impl TestImage {
 
     /// What the pool holds of it.
     pub async fn volumes(&self, shared: &Shared) -> Result<BTreeSet<String>> {
-        let virsh = shared.cluster.host(0)?.virsh();
-        virsh.run(&["pool-refresh", "default"]).await?;
         let prefix = format!("kvmoor-import-{}", self.sha256);
-        Ok(virsh.volumes("default").await?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
+        let all = pool::volumes(&shared.cluster.host(0)?.virsh()).await?;
+        Ok(all.into_iter().filter(|name| name.starts_with(&prefix)).collect())
     }
 
     /// Checks that it is there once: its bytes, as the server gave them, and its record.

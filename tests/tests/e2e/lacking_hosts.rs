@@ -7,7 +7,7 @@ use kube::Api;
 use kvmoor_crds::conditions::{self, reasons, types};
 use kvmoor_crds::{Host, Phase};
 use kvmoor_dev::libvirt_host::kvm_is_usable;
-use kvmoor_tests::vm::{TestVm, blank};
+use kvmoor_tests::vm::{TestVm, blank, homeless};
 use kvmoor_tests::wait;
 
 use crate::shared::Shared;
@@ -23,6 +23,9 @@ pub async fn without_libvirt_or_kvm(shared: &Shared) -> Result<()> {
     restart(shared, URI, Some("qemu+unix:///system?socket=/nowhere/libvirt-sock")).await?;
     let message = until(shared, types::LIBVIRT_CONNECTED, "False", "LibvirtUnavailable").await?;
     ensure!(message.contains("libvirt is not installed on this host, or does not run"), "{message}");
+    let homeless = TestVm::create(&shared.cluster, &namespace, "homeless", homeless()).await?;
+    homeless.until_unschedulable("1 without a connection to libvirt").await?;
+    homeless.remove().await?;
     let vm = TestVm::create(&shared.cluster, &namespace, "waiting", blank()).await?;
     let message = vm.until_condition(types::SCHEDULED, "False", reasons::UNSCHEDULABLE).await?;
     ensure!(message.contains("1 without a connection to libvirt"), "{message}");

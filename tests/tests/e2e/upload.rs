@@ -10,7 +10,7 @@ use kvmoor_dev::process::Managed;
 use kvmoor_tests::rest::Rest;
 use kvmoor_tests::upload::Upload;
 use kvmoor_tests::vm::{SOON, TestVm, in_phase};
-use kvmoor_tests::wait;
+use kvmoor_tests::{pool, wait};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -181,7 +181,7 @@ async fn the_pool_is_full(shared: &Shared, file: Arc<Vec<u8>>) -> Result<()> {
     let full = FullPool::mount(shared).await?;
     let answer = upload(&shared.admin, &content("up-full"), &file).await?;
     full.unmount().await?;
-    shared.cluster.host(0)?.virsh().run(&["pool-refresh", "default"]).await?;
+    pool::refresh(&shared.cluster.host(0)?.virsh()).await?;
     refused("a full pool", &answer, StatusCode::CONFLICT, "has no room")?;
     image.until_nothing_is_left(shared).await?;
     let (status, answer) = upload(&shared.admin, &content("up-full"), &file).await?;
