@@ -14,6 +14,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::crash::{Ended, MOST, arm, check_whole, converge};
+use crate::quota::until_judged_by;
 use crate::shared::Shared;
 use crate::snapshots::TestRestore;
 
@@ -346,7 +347,8 @@ pub async fn over_rest(shared: &Shared) -> Result<()> {
     let limits = json!({ "user_id": me, "max_vms": 5, "max_cpu": 5, "max_memory": 1024, "max_disk": 150 });
     shared.admin.ok(Method::PUT, "/api/quota", Some(limits)).await?;
     let known = |quota: &Value| quota["quota"]["max_disk"] == 150 && quota["usage"]["disk"] == 144;
-    wait::until("the quota holds", SOON, || user.get("/api/quota"), known).await?;
+    wait::until("the quota is shown", SOON, || user.get("/api/quota"), known).await?;
+    until_judged_by(&user, 5).await?;
     for (method, to, body) in [
         (Method::POST, &disks, json!({ "name": "much", "size": 7 })),
         (Method::PUT, &data, json!({ "size": 55 })),
