@@ -7,8 +7,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use kvmoor_crds::VirtualMachine;
 use kvmoor_dev::Cluster;
+use kvmoor_dev::deadline::until;
 use serde_json::{Value, json};
 
+use crate::golden::{AGGREGATED, can_i};
 use crate::{TENANT, create};
 
 /// Tries to take them.
@@ -24,6 +26,8 @@ pub async fn ids_and_owners_are_given_by_kvmoor_alone(cluster: &Cluster, admin: 
     let binding = json!({ "metadata": { "name": "mighty" }, "roleRef": role, "subjects": [subject] });
     create(admin, rbac, "ClusterRoleBinding", None, binding).await?;
     let mia = as_user(cluster, "mia").await?;
+    let may = || async { Ok(can_i(cluster, "mia", TENANT)?.contains("virtualmachines.kvmoor.dev/status")) };
+    until(AGGREGATED, "mia has her rights", may).await?;
 
     let judged = json!({
         "type": "Admitted", "status": "True", "reason": "WithinQuota", "message": "",
