@@ -60,16 +60,18 @@ pub async fn they_count_what_happens(shared: &Shared) -> Result<()> {
     user.call(Method::GET, "/made/up", None).await.ok();
     let feed = Feed::open(&user, "").await?;
     let open = |scrape: &Scrape| scrape.sum("kvmoor_websockets_open", &[("kind", "feed")]);
-    ensure!(open(&Scrape::of(&api).await?) == open(&before) + 1.0, "the feed is open");
+    wait::until("the feed is open", SOON, || Scrape::of(&api), |now| open(now) == open(&before) + 1.0).await?;
     drop(feed);
-    wait::until("the feed is closed", SOON, || Scrape::of(&api), |now| open(now) == open(&before)).await?;
+    // It is counted when it is open no more.
+    let closed = |scrape: &Scrape| scrape.sum("kvmoor_websockets_closed_total", &[("kind", "feed")]);
+    let is_closed = |now: &Scrape| open(now) == open(&before) && closed(now) > closed(&before);
+    let after = wait::until("the feed is closed", SOON, || Scrape::of(&api), is_closed).await?;
 
-    let after = Scrape::of(&api).await?;
     let grown = |name: &str, labels: &[(&str, &str)]| after.sum(name, labels) - before.sum(name, labels);
     ensure!(grown("kvmoor_logins_total", &[("result", "refused")]) == 1.0, "one login was refused");
     ensure!(grown("kvmoor_logins_total", &[("result", "accepted")]) == 1.0, "one was accepted");
     ensure!(grown("kvmoor_quota_refusals_total", &[]) == 1.0, "one refusal by quota");
-    ensure!(grown("kvmoor_websockets_closed_total", &[("kind", "feed")]) == 1.0, "one feed was closed");
+    ensure!(closed(&after) - closed(&before) == 1.0, "one feed was closed");
     let one = [("route", "/api/vms/{id}"), ("method", "GET"), ("code", "404")];
     ensure!(grown("kvmoor_http_requests_total", &one) == 1.0, "by route, not by path");
     ensure!(grown("kvmoor_http_requests_total", &[("route", "none"), ("code", "404")]) == 1.0, "no such route");
@@ -77,9 +79,9 @@ pub async fn they_count_what_happens(shared: &Shared) -> Result<()> {
     let odd: Vec<_> = longs.filter(|value| value.contains("123456789") || value.contains("made")).collect();
     ensure!(odd.is_empty(), "labels are not made by callers: {odd:?}");
 
-    let vm = TestVm::create(&shared.cluster, &user_namespace(shared).await?, "counted", blank()).await?;
     let running = |scrape: &Scrape| scrape.sum("kvmoor_virtual_machines", &[("phase", "Running")]);
     let start = running(&Scrape::of(&cluster).await?);
+    let vm = TestVm::create(&shared.cluster, &user_namespace(shared).await?, "counted", blank()).await?;
     vm.until_phase(Phase::Running).await?;
     wait::until("it is counted", SOON, || Scrape::of(&cluster), |now| running(now) > start).await?;
     vm.remove().await?;
