@@ -1,5 +1,7 @@
 //! Firmware beside the BIOS: the guest says what started it, and what cannot be had is refused before anything is done.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use kube::Api;
 use kvmoor_crds::conditions::{self, types};
@@ -11,6 +13,10 @@ use serde_json::json;
 
 use crate::shared::Shared;
 use crate::snapshots::TestSnapshot;
+
+/// A firmware that is run in software takes most of the time that a guest takes to boot: over a minute and a half on a busy
+/// machine.
+const BOOT: Duration = Duration::from_secs(300);
 
 async fn features(shared: &Shared) -> Result<Vec<HostFeature>> {
     let api: Api<Host> = Api::all(shared.cluster.client().await?);
@@ -32,7 +38,7 @@ pub async fn secure_boot_and_a_tpm(shared: &Shared) -> Result<()> {
     wait::until("the host has all of it", SOON, || features(shared), has_all).await?;
     let spec = with(tiny(), json!({ "firmware": "UefiSecureBoot", "tpm": true, "memory": "512Mi" }));
     let vm = TestVm::create(&shared.cluster, &namespace, "secure", spec).await?;
-    ensure!(vm.until_booted().await? == "secure", "the guest has the object's name");
+    ensure!(vm.until_booted_within(BOOT).await? == "secure", "the guest has the object's name");
     let found = vm.http("/firmware").await?;
     ensure!(found == "uefi-secure\ntpm", "started by {found}");
     let of_this = |names: &[String]| names.iter().filter(|name| name.contains(vm.uid())).count();
@@ -65,7 +71,7 @@ pub async fn uefi_without_secure_boot(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("uefi").await?;
     let spec = with(tiny(), json!({ "firmware": "Uefi", "memory": "512Mi" }));
     let vm = TestVm::create(&shared.cluster, &namespace, "plain", spec).await?;
-    vm.until_booted().await?;
+    vm.until_booted_within(BOOT).await?;
     let found = vm.http("/firmware").await?;
     ensure!(found == "uefi", "started by {found}");
     vm.remove().await?;

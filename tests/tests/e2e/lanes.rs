@@ -49,7 +49,8 @@ impl Lane {
     }
 }
 
-/// Puts into the cache what clusters need, for in a lane there is no network to fetch it from.
+/// Puts into the cache what clusters need, for in a lane there is no network to fetch it from, and in a case no time to
+/// build it.
 pub async fn fetch(debian: bool) -> Result<()> {
     let cache = binaries::cache_dir()?;
     binaries::ControlPlaneBinaries::ensure().await?;
