@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::rest::Rest;
@@ -83,6 +83,11 @@ impl Feed {
     /// The next message of any kind; `None` at the end of the connection.
     pub async fn message(&mut self) -> Option<Result<Message, Error>> {
         self.0.next().await
+    }
+
+    /// Shows that it is there, without reading.
+    pub async fn nudge(&mut self) -> Result<()> {
+        Ok(self.0.send(Message::Pong(Bytes::new())).await?)
     }
 
     /// The next frame, or what closed the feed.
