@@ -233,8 +233,7 @@ pub async fn deleting(shared: &Shared) -> Result<()> {
         arm(process, n).await?;
         shared.cluster.wait_ready().await?;
         vm.delete().await?;
-        let done = || async { Ok(vm.get().await.is_err()) };
-        let ended = crash_or_finish(process, done).await?;
+        let ended = crash_or_finish(process, || vm.is_gone()).await?;
         if matches!(ended, Ended::Crashed) {
             crashes += 1;
         }
@@ -275,8 +274,7 @@ pub async fn cluster_controller(shared: &Shared) -> Result<()> {
         check_whole(&vm).await?;
         vm.delete().await?;
         if matches!(ended, Ended::Finished) {
-            let gone = || async { Ok(vm.get().await.is_err()) };
-            ended = crash_or_finish(process, gone).await?;
+            ended = crash_or_finish(process, || vm.is_gone()).await?;
             if matches!(ended, Ended::Crashed) {
                 crashes += 1;
             }
