@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
@@ -217,7 +218,7 @@ pub async fn the_cluster_controller_has_the_last_word(shared: &Shared) -> Result
     for name in ["first", "second"] {
         ensure!(kubectl(shared, &namespace, name, &blank()).await?.is_none(), "the policy knows of none yet");
         // The older one is admitted, and times of creation are in whole seconds.
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
     }
     controller.start()?;
     let first = TestVm::existing(&shared.cluster, &namespace, "first").await?;
@@ -281,18 +282,20 @@ pub async fn two_hundred_at_once_over_three_replicas(shared: &Shared) -> Result<
         sessions.push(there);
     }
     let body = json!({ "name": "one of many", "cpu": 1, "memory": 16, "disk": 16, "start": false });
-    let calls = (0..REQUESTS).zip(sessions.iter().cycle()).map(|(_, session)| {
+    let calls = (0..).zip(sessions.iter().cycle()).take(REQUESTS).map(|(number, session)| {
         let body = body.clone();
         async move {
             let mut asked = 0;
-            // Whoever is told on a busy machine that nobody has admitted it in time asks again, as clients do.
+            // Whoever is told on a busy machine that nobody has admitted it in time asks again, as clients do: later from
+            // one time to the next, and not all at once, or it would be too much again.
             loop {
                 let (status, answer) = session.call(Method::POST, "/api/vms", Some(body.clone())).await?;
                 asked += 1;
                 if status != StatusCode::SERVICE_UNAVAILABLE {
                     return anyhow::Ok((status, answer, asked));
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                let (later, apart) = (Duration::from_millis(250 << asked.min(5)), Duration::from_millis(20) * number);
+                tokio::time::sleep(later + apart).await;
             }
         }
     });
