@@ -1,7 +1,7 @@
 //! `GET /v1/vms/{uid}/serial` with an upgrade to `kvmoor-serial`: then the bytes of the guest's serial port, both ways.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -16,7 +16,7 @@ use super::answer::{Answer, Refusal};
 use super::lines::{Output, Viewer};
 use super::{Agent, upgrade};
 
-/// After its serial port has ended, libvirt may need so long until it says that the virtual machine is off.
+/// After its serial port has ended, libvirt may say for so long that the virtual machine is still on.
 const GOING_OFF: Duration = Duration::from_secs(3);
 /// How often it is asked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -89,16 +89,17 @@ async fn down(output: &mut Output, to: &mut WriteHalf<TokioIo<Upgraded>>) -> std
     Ok(End::Over)
 }
 
-/// Whether the serial port has ended because the virtual machine is off.
+/// Whether the serial port has ended because the virtual machine is off. On a busy host libvirt takes seconds to turn it off
+/// after that, in which it answers nothing.
 async fn is_off(agent: &Agent, uid: &str) -> bool {
-    let off = async {
-        loop {
-            match agent.hypervisor.measure(uid).await {
-                Ok(Some(stats)) if stats.active => tokio::time::sleep(LOOK_EVERY).await,
-                Ok(_) => return true,
-                Err(_) => return false,
-            }
+    let begin = Instant::now();
+    loop {
+        match agent.hypervisor.is_on(uid).await {
+            Ok(false) => return true,
+            Err(error) if error.is_unreachable() => return false,
+            // It may have been undefined between libvirt's two answers.
+            Ok(true) | Err(_) if begin.elapsed() < GOING_OFF => tokio::time::sleep(LOOK_EVERY).await,
+            Ok(true) | Err(_) => return false,
         }
-    };
-    tokio::time::timeout(GOING_OFF, off).await.unwrap_or(false)
+    }
 }

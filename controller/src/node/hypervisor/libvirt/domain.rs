@@ -53,6 +53,12 @@ pub fn ours(connect: &Connect, uid: &str) -> Result<Option<(VirtDomain, Metadata
     })
 }
 
+/// Whether the domain with that UUID is ours and on.
+pub fn is_on(connect: &Connect, uid: &str) -> Result<bool, HvError> {
+    let Some((domain, _)) = ours(connect, uid)? else { return Ok(false) };
+    domain.is_active().map_err(|source| error::from("see whether the domain is on", &source))
+}
+
 enum Found {
     Missing,
     Foreign(String),

@@ -139,6 +139,12 @@ impl Libvirt {
         self.call("measure the domain", PROMPT, move |connect| measure::measure(connect, &uid)).await
     }
 
+    /// Whether a virtual machine is on. While libvirt turns it off, the answer waits for that.
+    pub async fn is_on(&self, uid: &str) -> Result<bool, HvError> {
+        let uid = uid.to_owned();
+        self.call("see whether the domain is on", READ, move |connect| domain::is_on(connect, &uid)).await
+    }
+
     /// A connection to the VNC server of a virtual machine; `None` where it has no domain.
     pub async fn display(&self, uid: &str) -> Result<Option<UnixStream>, HvError> {
         let uid = uid.to_owned();
