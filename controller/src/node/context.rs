@@ -100,6 +100,11 @@ impl<H> Context<H> {
         }
     }
 
+    /// Whether an Image of that name was seen, readable or not.
+    pub fn has_image(&self, name: &str) -> bool {
+        self.images.get(&ObjectRef::new(name)).is_some()
+    }
+
     /// The Image of that name.
     pub fn image(&self, name: &str) -> Option<ImageSpec> {
         let image = self.images.get(&ObjectRef::new(name))?;

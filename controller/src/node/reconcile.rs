@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 use kvmoor_crds::conditions::types;
-use kvmoor_crds::{VirtualMachine, VirtualMachineStatus, conditions};
+use kvmoor_crds::{Image, VirtualMachine, VirtualMachineStatus, conditions};
 
 use super::advance::advance;
 use super::clones::{self, BEING_CLONED};
@@ -21,11 +21,13 @@ use super::hypervisor::{DomainFacts, Hypervisor};
 use super::metadata::Halt;
 use super::observe::{Observed, observe};
 use super::plan::{Plan, Step, plan, seed_due};
-use super::publish::{Base, PublishError, publish};
+use super::publish::{Base, DEADLINE, PublishError, publish};
 use super::{disk_steps, guest_agent, report, status};
 
 /// Looked at again after this, even if nothing ever happens.
 const SAFETY_NET: Duration = Duration::from_secs(3600);
+/// The watch of Images needs a moment to bring one that was just made.
+const UNSEEN: Duration = Duration::from_millis(200);
 /// Looked at again after this while the hypervisor cannot be asked; its coming back wakes all anyway.
 const UNREACHABLE: Duration = Duration::from_secs(30);
 /// The watch needs a moment to bring the object that a conflict tells of.
@@ -46,6 +48,9 @@ pub enum ReconcileError {
     /// The API server could not be asked whether a deletion is real.
     #[error("cannot confirm the deletion: {0}")]
     Confirm(String),
+    /// The API server could not be asked whether there is an Image.
+    #[error("cannot ask for the image: {0}")]
+    Image(String),
 }
 
 impl ReconcileError {
@@ -53,7 +58,7 @@ impl ReconcileError {
     fn reason(&self) -> Option<&'static str> {
         match self {
             Self::Publish(PublishError::Conflict | PublishError::Gone) => None,
-            Self::Publish(PublishError::Timeout | PublishError::Refused(_)) | Self::Confirm(_) => {
+            Self::Publish(PublishError::Timeout | PublishError::Refused(_)) | Self::Confirm(_) | Self::Image(_) => {
                 Some("api_unavailable")
             }
         }
@@ -89,6 +94,9 @@ async fn attempt<H: Hypervisor>(root: Arc<Root>, ctx: Arc<Context<H>>) -> Result
     let identity = desired.identity();
     ctx.known.learn(&identity.uid, &root);
     let base = ctx.written.newest(&identity.uid, object);
+    if is_ahead_of_its_image(&ctx, &desired, &base.status).await? {
+        return Ok(Action::requeue(UNSEEN));
+    }
 
     if matches!(desired, Desired::Absent { confirmed: true, .. }) && !ctx.copier.end(&identity.uid).await {
         return Ok(Action::requeue(CONFLICT));
@@ -284,6 +292,24 @@ async fn confirmed<H>(ctx: &Context<H>, desired: Desired) -> Result<Desired, Rec
     Ok(Desired::Absent { identity, confirmed })
 }
 
+/// Whether there is an Image for a root disk that is not made yet, of which the watch has not told: the disk would be
+/// blank, and stay so.
+async fn is_ahead_of_its_image<H>(
+    ctx: &Context<H>,
+    desired: &Desired,
+    status: &VirtualMachineStatus,
+) -> Result<bool, ReconcileError> {
+    let Desired::Present(machine) = desired else { return Ok(false) };
+    let Some(name) = &machine.root.unknown_os else { return Ok(false) };
+    if ctx.has_image(name) || conditions::is_true(&status.conditions, types::PROVISIONED) {
+        return Ok(false);
+    }
+    let images: Api<Image> = Api::all(ctx.client.clone());
+    let found = tokio::time::timeout(DEADLINE, images.get_metadata_opt(name)).await;
+    let found = found.map_err(|_| ReconcileError::Image("no answer".to_owned()))?;
+    Ok(found.map_err(|error| ReconcileError::Image(error.to_string()))?.is_some())
+}
+
 fn leave_alone<H>(ctx: &Context<H>, object: &VirtualMachine, untouched: desired::Untouched) -> Action {
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
     if untouched == desired::Untouched::Released {
@@ -378,7 +404,7 @@ pub fn error_policy<H>(root: Arc<Root>, error: &ReconcileError, ctx: Arc<Context
     match error {
         ReconcileError::Publish(PublishError::Conflict) => Action::requeue(CONFLICT),
         ReconcileError::Publish(PublishError::Gone) => Action::await_change(),
-        ReconcileError::Publish(_) | ReconcileError::Confirm(_) => {
+        ReconcileError::Publish(_) | ReconcileError::Confirm(_) | ReconcileError::Image(_) => {
             tracing::warn!(vm.uid = uid, %error, cause = std::error::Error::source(error).map(tracing::field::display), "repeated later");
             Action::requeue(ctx.api_failures.failed(uid, "", (), Instant::now()))
         }
