@@ -113,7 +113,8 @@ pub async fn imported_once_for_all_that_wait(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("images-once").await?;
     let files = Files::start().await?;
     let file = tiny_file(shared, 512)?;
-    files.serve("/tiny", Serve::Slowly(file.clone(), Duration::from_secs(12)));
+    // How far it is is told every 10 s.
+    files.serve("/tiny", Serve::Slowly(file.clone(), Duration::from_secs(25)));
     let url = files.serve("/moved", Serve::Redirect("/tiny".into()));
     let image = TestImage::create(shared, "imported", &url, &sha256(&file), "qcow2").await?;
     let first = TestVm::create(&shared.cluster, &namespace, "first", image.spec()).await?;
