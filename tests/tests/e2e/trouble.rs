@@ -9,9 +9,8 @@ use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kvmoor_crds::conditions::{self, types};
 use kvmoor_crds::{Phase, VirtualMachine};
-use kvmoor_tests::mounts;
 use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, in_phase, tiny, with};
-use kvmoor_tests::wait;
+use kvmoor_tests::{mounts, pool, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -226,14 +225,17 @@ impl<'a> SmallPool<'a> {
         self.enter(&["rm", "/var/lib/libvirt/images/filler"]).await
     }
 
+    /// It is busy while somebody still looks at it.
     pub async fn unmount(&self) -> Result<()> {
-        self.enter(&["sh", "-c", "umount /var/lib/libvirt/images && umount /run/libvirt/small"]).await?;
+        for target in ["/var/lib/libvirt/images", "/run/libvirt/small"] {
+            let unmount = || async { self.enter(&["umount", target]).await };
+            wait::until("the small pool goes", SOON, unmount, |()| true).await?;
+        }
         self.refresh().await
     }
 
     async fn refresh(&self) -> Result<()> {
-        self.shared.cluster.host(0)?.virsh().run(&["pool-refresh", "default"]).await?;
-        Ok(())
+        pool::refresh(&self.shared.cluster.host(0)?.virsh()).await
     }
 
     async fn enter(&self, command: &[&str]) -> Result<()> {
