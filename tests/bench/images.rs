@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
-use kvmoor_crds::{Image, Phase, names};
+use kube::runtime::wait::await_condition;
+use kvmoor_crds::{Image, Phase, VirtualMachine, names};
 use kvmoor_dev::Cluster;
 use kvmoor_dev::virsh::Virsh;
 use kvmoor_tests::files::{Files, Serve};
@@ -115,11 +116,15 @@ async fn noise(path: &Path) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// Creates a virtual machine from the image and waits until it is Running.
+/// Creates a virtual machine from the image and waits until it is Running. By a watch: to ask for 20 all the time keeps the
+/// Kubernetes API from what is measured.
 async fn create(cluster: &Cluster, name: String) -> Result<TestVm<'_>> {
     let spec = json!({ "cpu": 1, "memory": "64Mi", "osType": "bench", "terminationGracePeriodSeconds": 1 });
     let vm = TestVm::create(cluster, NAMESPACE, &name, spec).await?;
-    vm.until("is Running", DEADLINE, |vm| in_phase(vm, Phase::Running)).await?;
+    let api: Api<VirtualMachine> = Api::namespaced(cluster.client().await?, NAMESPACE);
+    let runs =
+        await_condition(api, &name, |vm: Option<&VirtualMachine>| vm.is_some_and(|vm| in_phase(vm, Phase::Running)));
+    tokio::time::timeout(DEADLINE, runs).await.with_context(|| format!("{name} does not run"))??;
     Ok(vm)
 }
 
