@@ -18,6 +18,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::crash::{Ended, MOST, arm, converge};
 use crate::shared::Shared;
 
+/// Says which network of libvirt's guests on NAT are on.
+const NETWORK: &str = "KVMOOR_NETWORK";
+
 /// A web server on the host that guests call; it keeps the paths that they asked for.
 struct Ear {
     port: u16,
@@ -265,48 +268,54 @@ pub async fn an_isolated_segment_is_the_namespaces_own(shared: &Shared) -> Resul
     shared.drop_namespace(&two).await
 }
 
-fn is_so(vm: &VirtualMachine, type_: &str) -> bool {
-    vm.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, type_))
+pub async fn no_address_is_left(shared: &Shared) -> Result<()> {
+    let (process, virsh) = (shared.cluster.node_controller(0)?, shared.cluster.host(0)?.virsh());
+    // The network of the other cases has leases of their guests.
+    let file = shared.cluster.dir().join("scarce.xml");
+    let one = "<range start='198.19.0.2' end='198.19.0.2'/>";
+    let xml = format!(
+        "<network><name>scarce</name><forward mode='nat'/><ip address='198.19.0.1' netmask='255.255.255.0'>\
+         <dhcp>{one}</dhcp></ip></network>"
+    );
+    std::fs::write(&file, xml)?;
+    virsh.run(&["net-create", &file.to_string_lossy()]).await?;
+    let outcome = on_the_scarce_network(shared).await;
+    process.kill().await;
+    process.set_env(NETWORK, None);
+    process.start()?;
+    virsh.run(&["net-destroy", "scarce"]).await?;
+    outcome
 }
 
-pub async fn no_address_is_left(shared: &Shared) -> Result<()> {
+async fn on_the_scarce_network(shared: &Shared) -> Result<()> {
     let namespace = shared.namespace("no-address").await?;
-    let virsh = shared.cluster.host(0)?.virsh();
+    let process = shared.cluster.node_controller(0)?;
+    process.kill().await;
+    process.set_env(NETWORK, Some("scarce"));
+    process.start()?;
+    shared.cluster.wait_ready().await?;
     let first = TestVm::create(&shared.cluster, &namespace, "first", tiny()).await?;
     first.until_booted().await?;
-    let status = first.get().await?.status.context("a status")?;
-    let address = status.addresses.first().context("an address")?.address.clone();
-    // The one address that the network has left is the first guest's.
-    let xml = virsh.run(&["net-dumpxml", "default"]).await?;
-    let (_, range) = xml.split_once("<range").context("a range")?;
-    let (range, _) = range.split_once("</range>").context("the end of the range")?;
-    let range = format!("<range{range}</range>");
-    let only = format!("<range start='{address}' end='{address}'/>");
-    let update = async |command: &str, range: &str| {
-        virsh.run(&["net-update", "default", command, "ip-dhcp-range", range, "--live"]).await.map(drop)
-    };
-    update("delete", &range).await?;
-    update("add-last", &only).await?;
-    let second = TestVm::create(&shared.cluster, &namespace, "second", tiny()).await;
-    let told = async {
-        let second = second.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        let is_told = |vm: &VirtualMachine| is_so(vm, types::ADDRESS_ERROR);
-        let vm = second.until("has no address, and says why", BOOT, is_told).await?;
-        ensure!(is_so(&vm, types::READY), "it runs: {:?}", vm.status);
-        second.until_condition(types::ADDRESS_ERROR, "True", "AddressesExhausted").await?;
-        until_warned(&shared.cluster, &namespace, second.uid(), types::ADDRESS_ERROR).await
-    };
-    let told = told.await;
-    update("delete", &only).await?;
-    update("add-last", &range).await?;
-    let note = told?;
-    ensure!(note.contains("network default has given away all of its 1"), "{note}");
-    let second = second?;
+    let second = TestVm::create(&shared.cluster, &namespace, "second", tiny()).await?;
+    let is_told = |vm: &VirtualMachine| is_so(vm, types::ADDRESS_ERROR);
+    let vm = second.until("has no address, and says why", BOOT, is_told).await?;
+    ensure!(is_so(&vm, types::READY), "it runs: {:?}", vm.status);
+    let message = second.until_condition(types::ADDRESS_ERROR, "True", "AddressesExhausted").await?;
+    ensure!(message.contains("network scarce has given away all of its 1"), "{message}");
+    let note = until_warned(&shared.cluster, &namespace, second.uid(), types::ADDRESS_ERROR).await?;
+    ensure!(note == message, "{note}");
+    let more = "<range start='198.19.0.3' end='198.19.0.9'/>";
+    let add = ["net-update", "scarce", "add-last", "ip-dhcp-range", more, "--live"];
+    shared.cluster.host(0)?.virsh().run(&add).await?;
     ensure!(second.until_booted().await? == "second", "it asks again");
     second.until_condition(types::ADDRESS_ERROR, "False", "NoError").await?;
     first.remove().await?;
     second.remove().await?;
     shared.drop_namespace(&namespace).await
+}
+
+fn is_so(vm: &VirtualMachine, type_: &str) -> bool {
+    vm.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, type_))
 }
 
 /// The process ends after each side effect of removing a segment that no guest is on any more.
