@@ -366,8 +366,11 @@ fn waits_for_address(machine: &Machine, domain: &Domain) -> bool {
 
 /// Whether a guest has had the time to boot and to ask for its address, and has none.
 pub fn lacks_address(machine: &Machine, domain: &Domain, now: Timestamp) -> bool {
-    let running_for = since(from_millis(domain.metadata.started_at.unwrap_or_default()), now);
-    waits_for_address(machine, domain) && running_for >= ADDRESS_BY
+    waits_for_address(machine, domain) && running_for(&domain.metadata, now) >= ADDRESS_BY
+}
+
+fn running_for(metadata: &Metadata, now: Timestamp) -> Duration {
+    since(from_millis(metadata.started_at.unwrap_or_default()), now)
 }
 
 /// A plan for a domain that is there, while it is being made.
@@ -532,8 +535,8 @@ impl<'a> Draft<'a> {
         // Last: what fails here keeps nothing else from being done.
         self.plan.steps.extend(grow::steps(self.machine, self.domain, self.facts));
         if waits_for_address(self.machine, self.domain) {
-            let running_for = since(from_millis(self.metadata.started_at.unwrap_or_default()), self.now);
-            self.plan.requeue_after = Some((running_for / 8).clamp(LEASE_EVERY.0, LEASE_EVERY.1));
+            self.plan.requeue_after =
+                Some((running_for(&self.metadata, self.now) / 8).clamp(LEASE_EVERY.0, LEASE_EVERY.1));
         }
     }
 

@@ -41,15 +41,12 @@ fn define(connect: &Connect, filters: &[String]) -> Result<(), HvError> {
 
 /// The host's addresses in a network; none where there is no such network.
 fn routers(connect: &Connect, name: &str) -> Result<Vec<Router>, HvError> {
-    let Some(network) = find(connect, name)? else { return Ok(Vec::new()) };
-    let xml = network.xml_desc(0).map_err(|source| error::from("read the network", &source))?;
-    Ok(network_xml::routers(&xml))
+    Ok(read(connect, name)?.map(|(_, xml)| network_xml::routers(&xml)).unwrap_or_default())
 }
 
 /// What the DHCP server of the network of that name has left.
 pub fn address_pool(connect: &Connect, name: &str) -> Result<Option<AddressPool>, HvError> {
-    let Some(network) = find(connect, name)? else { return Ok(None) };
-    let xml = network.xml_desc(0).map_err(|source| error::from("read the network", &source))?;
+    let Some((network, xml)) = read(connect, name)? else { return Ok(None) };
     Ok(AddressPool::of(name, &xml, &leases::all(&network)?))
 }
 
@@ -70,6 +67,12 @@ pub fn ensure_isolated(connect: &Connect, name: &str) -> Result<(), HvError> {
         side_effect();
     }
     Ok(())
+}
+
+fn read(connect: &Connect, name: &str) -> Result<Option<(Network, String)>, HvError> {
+    let Some(network) = find(connect, name)? else { return Ok(None) };
+    let xml = network.xml_desc(0).map_err(|source| error::from("read the network", &source))?;
+    Ok(Some((network, xml)))
 }
 
 fn find(connect: &Connect, name: &str) -> Result<Option<Network>, HvError> {
