@@ -111,7 +111,7 @@ async fn facts(hypervisor: &impl Hypervisor, desired: &Desired, remembered: Reme
                     facts.room = room(hypervisor, uid).await?;
                 }
                 if plan::lacks_address(machine, domain, Timestamp::now()) {
-                    facts.addresses = hypervisor.address_pool().await?;
+                    facts.addresses = if_known(uid, hypervisor.address_pool().await).flatten();
                 }
                 facts.disks = disk_facts(hypervisor, machine, domain).await;
             }
@@ -130,16 +130,14 @@ async fn room(hypervisor: &impl Hypervisor, uid: &str) -> Result<Option<Room>, H
     }
 }
 
-/// A storage pool that does not answer is no reason not to see to the rest.
 async fn disk_facts(hypervisor: &impl Hypervisor, machine: &Machine, domain: &Domain) -> Option<DiskFacts> {
     let uid = machine.identity.uid.as_str();
     let mut volumes = vec![machine.root.volume.clone()];
     volumes.extend(disks::known(machine, &domain.metadata).iter().map(|name| names::extra_volume(uid, name)));
-    match hypervisor.disks(uid, volumes).await {
-        Ok(facts) => Some(facts),
-        Err(error) => {
-            tracing::debug!(vm.uid = uid, %error, "cannot look at the disks");
-            None
-        }
-    }
+    if_known(uid, hypervisor.disks(uid, volumes).await)
+}
+
+/// A storage pool or a DHCP server of which nothing is told is no reason not to see to the rest.
+fn if_known<T>(uid: &str, looked_at: Result<T, HvError>) -> Option<T> {
+    looked_at.inspect_err(|error| tracing::debug!(vm.uid = uid, %error, "not all can be looked at")).ok()
 }
