@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kvmoor_crds::{Phase, VirtualMachine, conditions, names};
@@ -120,8 +121,7 @@ impl<'a> TestVm<'a> {
     /// Waits for a condition with that status and reason: its message.
     pub async fn until_condition(&self, type_: &str, status: &str, reason: &str) -> Result<String> {
         let found = |vm: &VirtualMachine| {
-            let conditions = vm.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-            conditions::find(&conditions, type_)
+            condition(vm, type_)
                 .filter(|condition| condition.status == status && condition.reason == reason)
                 .map(|condition| condition.message.clone())
         };
@@ -133,8 +133,7 @@ impl<'a> TestVm<'a> {
     /// later than the Kubernetes API, and places on that host until then.
     pub async fn until_unschedulable(&self, why: &str) -> Result<()> {
         let is_said = |vm: &VirtualMachine| {
-            let conditions = vm.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-            conditions::find(conditions, conditions::types::SCHEDULED)
+            condition(vm, conditions::types::SCHEDULED)
                 .is_some_and(|scheduled| scheduled.status == "False" && scheduled.message.contains(why))
         };
         self.until(&format!("is placed nowhere: {why}"), SOON, is_said).await.map(drop)
@@ -253,6 +252,11 @@ impl<'a> TestVm<'a> {
         self.delete().await?;
         self.until_gone().await
     }
+}
+
+/// A condition of it.
+pub fn condition<'a>(vm: &'a VirtualMachine, type_: &str) -> Option<&'a Condition> {
+    conditions::find(&vm.status.as_ref()?.conditions, type_)
 }
 
 /// Whether the object says that it is in a phase, of the present spec.

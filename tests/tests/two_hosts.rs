@@ -11,12 +11,12 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, VirtualMachine};
 use kvmoor_dev::Cluster;
 use kvmoor_tests::rest;
 use kvmoor_tests::upload::Upload;
-use kvmoor_tests::vm::{TestVm, blank, in_phase, tiny as tiny_spec, with};
+use kvmoor_tests::vm::{TestVm, blank, condition, in_phase, tiny as tiny_spec, with};
 use kvmoor_tests::wait;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -139,8 +139,7 @@ async fn until_one_waits<'c>(cluster: &'c Cluster, node: &str) -> Result<TestVm<
 
 /// Status and message of the condition Scheduled.
 fn scheduled(vm: &VirtualMachine) -> Option<(String, String)> {
-    let condition = conditions::find(&vm.status.as_ref()?.conditions, types::SCHEDULED)?;
-    Some((condition.status.clone(), condition.message.clone()))
+    condition(vm, types::SCHEDULED).map(|found| (found.status.clone(), found.message.clone()))
 }
 
 /// The contents of an image, others for each number, and its SHA-256.
@@ -271,7 +270,7 @@ fn phase(vm: &VirtualMachine) -> Option<Phase> {
 }
 
 fn reachable(vm: &VirtualMachine) -> Option<Condition> {
-    conditions::find(&vm.status.as_ref()?.conditions, types::HOST_REACHABLE).cloned()
+    condition(vm, types::HOST_REACHABLE).cloned()
 }
 
 /// For a failure.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
-use kvmoor_crds::conditions::{find, types};
+use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, RestorePhase, SnapshotPhase, VirtualMachine, VirtualMachineSnapshot};
-use kvmoor_tests::vm::{SOON, TestVm, blank, with};
+use kvmoor_tests::vm::{SOON, TestVm, blank, condition, with};
 use kvmoor_tests::wait;
 use reqwest::Method;
 use serde_json::json;
@@ -45,8 +45,7 @@ pub async fn the_api_server_before_a_refusal(shared: &Shared) -> Result<()> {
     ensure!(request.await?.is_err(), "the caller has no answer");
     controller.start()?;
     let is_refused = |vms: &Vec<VirtualMachine>| {
-        let status = vms.first().and_then(|vm| vm.status.as_ref());
-        let verdict = status.and_then(|status| find(&status.conditions, types::ADMITTED));
+        let verdict = vms.first().and_then(|vm| condition(vm, types::ADMITTED));
         verdict.is_some_and(|verdict| verdict.status == "False" && verdict.reason == "QuotaExceeded")
     };
     wait::until("it is refused", SOON, list, is_refused).await?;

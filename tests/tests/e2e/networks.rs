@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, VirtualMachine, names};
 use kvmoor_tests::events::until_warned;
-use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, tiny, with};
+use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, condition, tiny, with};
 use kvmoor_tests::wait;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -315,7 +315,7 @@ async fn on_the_scarce_network(shared: &Shared) -> Result<()> {
 }
 
 fn is_so(vm: &VirtualMachine, type_: &str) -> bool {
-    vm.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, type_))
+    condition(vm, type_).is_some_and(|condition| condition.status == "True")
 }
 
 /// The process ends after each side effect of removing a segment that no guest is on any more.

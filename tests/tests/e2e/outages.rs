@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, VirtualMachine, conditions};
 use kvmoor_tests::events::until_warned;
-use kvmoor_tests::vm::{SOON, TestVm, blank, in_phase, tiny};
+use kvmoor_tests::vm::{SOON, TestVm, blank, condition, in_phase, tiny};
 use kvmoor_tests::wait;
 use serde_json::json;
 
@@ -143,8 +143,7 @@ fn phase(vm: &VirtualMachine) -> Option<Phase> {
 }
 
 fn ready(vm: &VirtualMachine) -> Option<String> {
-    let conditions = &vm.status.as_ref()?.conditions;
-    conditions::find(conditions, types::READY).map(|condition| condition.status.clone())
+    condition(vm, types::READY).map(|condition| condition.status.clone())
 }
 
 fn is_false(all: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition], type_: &str) -> bool {

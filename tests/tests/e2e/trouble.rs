@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kvmoor_crds::conditions::{self, types};
+use kvmoor_crds::conditions::types;
 use kvmoor_crds::{Phase, VirtualMachine};
-use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, in_phase, tiny, with};
+use kvmoor_tests::vm::{BOOT, SOON, TestVm, blank, condition, in_phase, tiny, with};
 use kvmoor_tests::{mounts, pool, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,13 +31,8 @@ async fn until_event(shared: &Shared, namespace: &str, reason: &str) -> Result<S
     wait::until(&format!("an Event {reason}"), SOON, look, Option::is_some).await?.context("just seen")
 }
 
-fn condition(vm: &VirtualMachine, type_: &str) -> Option<(String, String)> {
-    let conditions = vm.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions::find(conditions, type_).map(|found| (found.status.clone(), found.reason.clone()))
-}
-
 fn says(vm: &VirtualMachine, type_: &str, status: &str, reason: &str) -> bool {
-    condition(vm, type_) == Some((status.to_owned(), reason.to_owned()))
+    condition(vm, type_).is_some_and(|found| found.status == status && found.reason == reason)
 }
 
 /// Has the kernel of a booted guest panic, soon; what is typed is lost if the terminal is closed before.
